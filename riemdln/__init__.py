@@ -1,0 +1,40 @@
+"""riemdln: the Riemannian geometry of deep linear networks.
+
+A deep linear network of depth N moves its end-to-end matrix W by gradient flow under a metric
+g^N on full-rank matrices. riemdln gives this metric, for every depth from 1 to infinity, to
+pymanopt's optimizers, and the networks and flows to compare it with.
+"""
+
+from importlib.metadata import version
+
+from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, network_flow
+from riemdln.line_search import FixedStep
+from riemdln.manifolds import FullRank
+from riemdln.metrics import DeepLinearMetric, Metric, SpectralMetric
+from riemdln.networks import (
+    balanced_layers,
+    end_to_end,
+    imbalance,
+    layer_gradients,
+    random_layers,
+)
+
+__version__ = version("riemdln")
+
+__all__ = [
+    "DeepLinearMetric",
+    "FixedStep",
+    "Flow",
+    "FlowError",
+    "FullRank",
+    "Metric",
+    "NetworkFlow",
+    "SpectralMetric",
+    "balanced_layers",
+    "end_to_end",
+    "gradient_flow",
+    "imbalance",
+    "layer_gradients",
+    "network_flow",
+    "random_layers",
+]

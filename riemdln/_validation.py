@@ -1,0 +1,137 @@
+"""Checks of the arguments that users give: each error names the argument and what was expected."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
+
+# An array of any namespace that follows the array API standard.
+Array = Any
+
+
+def real_number(name: str, value: Any) -> float:
+    """The value as a float, if it is a real number; a bool or a string is none."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    return float(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """The value as a float, if it is positive and finite."""
+    number = real_number(name, value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return number
+
+
+def nonnegative_number(name: str, value: Any) -> float:
+    """The value as a float, if it is nonnegative and finite."""
+    number = real_number(name, value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be nonnegative and finite, got {value!r}")
+    return number
+
+
+def real_depth(name: str, value: Any) -> float:
+    """The value as a float, if it is a depth: a number from 1 to infinity."""
+    depth = real_number(name, value)
+    if not depth >= 1:
+        raise ValueError(f"{name} must be a number from 1 to infinity, got {value!r}")
+    return depth
+
+
+def integer(name: str, value: Any, *, least: int = 1) -> int:
+    """The value as an int, if it is a whole number not below `least`."""
+    number = real_number(name, value)
+    if not (number >= least and number.is_integer()):
+        raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+    return int(number)
+
+
+def floating_array(name: str, value: Any) -> Array:
+    """The value as an array of float32 or float64; integers become float64.
+
+    Arrays of other namespaces (PyTorch, JAX, CuPy) stay what they are; all else becomes NumPy's.
+    """
+    if type(value) is np.ndarray and value.dtype.char in "df":
+        return value
+    if not is_array_api_obj(value) or is_numpy_array(value):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{name} must be an array of real numbers: {error}") from error
+        if value.dtype.kind not in "iufc":
+            raise TypeError(f"{name} must be an array of real numbers, got dtype {value.dtype}")
+    xp = array_namespace(value)
+    if xp.isdtype(value.dtype, "integral"):
+        return xp.astype(value, xp.float64)
+    if value.dtype not in (xp.float32, xp.float64):
+        raise ValueError(f"{name} must be real, of dtype float32 or float64, got {value.dtype}")
+    return value
+
+
+def finite(name: str, value: Array) -> Array:
+    """The array itself, if it has neither NaN nor infinity."""
+    xp = np if isinstance(value, np.ndarray) else array_namespace(value)
+    if not xp.all(xp.isfinite(value)):
+        raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
+    return value
+
+
+def finite_array(name: str, value: Any) -> Array:
+    """The value as an array of finite float32 or float64 numbers."""
+    return finite(name, floating_array(name, value))
+
+
+def matrix_shape(name: str, value: Array) -> tuple[int, int]:
+    """The last two dimensions of a matrix or of a stack of matrices."""
+    if value.ndim < 2 or 0 in value.shape[-2:]:
+        raise ValueError(
+            f"{name} must be a matrix (..., m, n) with at least one row and one column, "
+            f"got shape {tuple(value.shape)}"
+        )
+    m, n = value.shape[-2:]
+    return m, n
+
+
+def matching_matrix(name: str, value: Any, point_name: str, point: Array) -> Array:
+    """The value as a finite array of the shape of a point, up to broadcasting of stacks."""
+    array = finite_array(name, value)
+    if array.shape != point.shape:
+        try:
+            broadcast = np.broadcast_shapes(tuple(array.shape), tuple(point.shape))
+        except ValueError:
+            broadcast = ()
+        if broadcast[-2:] != tuple(array.shape[-2:]) or array.shape[-2:] != point.shape[-2:]:
+            raise ValueError(
+                f"{name} must have the shape of {point_name}, {tuple(point.shape)}, "
+                f"got {tuple(array.shape)}"
+            )
+    return array
+
+
+def point_of_shape(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    """The value as a floating array of exactly this shape."""
+    array = floating_array(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}")
+    return array
+
+
+def chained_layers(name: str, value: Any) -> list[np.ndarray]:
+    """The layers [W_1, ..., W_N] as finite matrices that chain: W_{j+1} takes what W_j gives."""
+    if not isinstance(value, Sequence) or not value:
+        raise TypeError(f"{name} must be a nonempty list of matrices, got {type(value).__name__}")
+    layers = [finite_array(f"{name}[{j}]", layer) for j, layer in enumerate(value)]
+    for j, layer in enumerate(layers):
+        if layer.ndim != 2 or 0 in layer.shape:
+            raise ValueError(f"{name}[{j}] must be a matrix, got shape {layer.shape}")
+        if j and layer.shape[1] != layers[j - 1].shape[0]:
+            raise ValueError(
+                f"{name} must chain: {name}[{j}] has shape {layer.shape}, but expected "
+                f"{layers[j - 1].shape[0]} columns, as many as {name}[{j - 1}] has rows"
+            )
+    return layers

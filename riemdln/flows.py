@@ -1,0 +1,380 @@
+"""Gradient flows as ordinary differential equations: on a manifold, and on a network's layers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pymanopt import Problem
+from scipy.integrate import solve_ivp
+from tqdm.auto import tqdm
+
+from riemdln._validation import chained_layers, finite_array, positive_number
+from riemdln.networks import end_to_end, imbalance, layer_gradients
+
+__all__ = ["Flow", "FlowError", "NetworkFlow", "gradient_flow", "network_flow"]
+
+Vector = NDArray[np.floating]
+Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A gradient flow at K times.
+
+    Attributes
+    ----------
+    times : array (K,)
+        The requested times, up to where the flow ended; one that stops at a gradient tolerance ends
+        with the time at which it reached the tolerance.
+    points : array (K, ...)
+        The points.
+    costs : array (K,)
+        The costs.
+    gradient_norms : array (K,)
+        The norms of the Riemannian gradients.
+    message : str
+        Why the flow ended.
+    """
+
+    times: Vector
+    points: Vector
+    costs: Vector
+    gradient_norms: Vector
+    message: str
+
+
+@dataclass(frozen=True)
+class NetworkFlow(Flow):
+    """The gradient flow of a network's layers at K times.
+
+    `points` are the end-to-end matrices, and `gradient_norms` the norms of the gradient in all
+    layers together, which for balanced layers is the norm of the Riemannian gradient of g^N.
+
+    Attributes
+    ----------
+    layers : list of list of array
+        The layers [W_1, ..., W_N] at each of the K times.
+    imbalances : array (K,)
+        Their imbalances (see `imbalance`).
+    """
+
+    layers: list[list[Vector]]
+    imbalances: Vector
+
+
+F = TypeVar("F", bound=Flow)
+
+
+class FlowError(RuntimeError):
+    """The integrator failed.
+
+    Attributes
+    ----------
+    result : Flow
+        What was computed until then.
+    """
+
+    result: Flow
+
+
+def gradient_flow(
+    problem: Problem,
+    initial_point: ArrayLike,
+    times: ArrayLike,
+    *,
+    method: str = "DOP853",
+    rtol: float = 1e-8,
+    atol: float = 1e-10,
+    gradient_tolerance: float | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Flow:
+    """The gradient flow dW/dt = -grad E(W) of a problem on its manifold.
+
+    On `FullRank` the Riemannian gradient is A_W(grad E), so with `DeepLinearMetric(N)` this is
+    the flow of the end-to-end matrix of a balanced network of depth N (Arora, Cohen and Hazan
+    2018, Theorem 1). Any pymanopt manifold whose points are plain arrays will do.
+
+    Parameters
+    ----------
+    problem : pymanopt.Problem
+        The cost and the manifold, with any of pymanopt's autodiff backends.
+    initial_point : array_like
+        Where the flow starts.
+    times : array_like (K,)
+        Strictly increasing times; the flow starts at the first and is returned at all.
+    method : str or class
+        The integrator, as `scipy.integrate.solve_ivp` takes it. For stiff problems "LSODA" or
+        "Radau" may take fewer steps.
+    rtol, atol : float
+        Relative and absolute tolerances of the integrator. Take `atol` well below the entries of
+        a start near zero.
+    gradient_tolerance : float, optional
+        Stop when the norm of the Riemannian gradient has come down to this. By default the flow
+        goes on to the last time.
+    progress : bool
+        Whether to show a progress bar.
+    **options
+        Further options of `scipy.integrate.solve_ivp`, such as `max_step`.
+
+    Returns
+    -------
+    Flow
+
+    Raises
+    ------
+    FlowError
+        If the integrator fails.
+    TypeError, ValueError
+        If an argument is none of the above.
+
+    Notes
+    -----
+    Whatever ends a flow early (`FlowError`, an error in the cost, KeyboardInterrupt) carries what
+    was computed until then in its attribute ``result``.
+
+    Examples
+    --------
+    >>> import autograd.numpy as anp
+    >>> import numpy as np
+    >>> import pymanopt
+    >>> import riemdln
+    >>> manifold = riemdln.FullRank(1, 1, riemdln.DeepLinearMetric(depth=2))
+    >>> @pymanopt.function.autograd(manifold)
+    ... def cost(W):
+    ...     return -anp.sum(W)
+    >>> problem = pymanopt.Problem(manifold, cost)
+    >>> flow = riemdln.gradient_flow(problem, [[1.0]], [0.0, 0.5])  # dw/dt = 2 w
+    >>> np.allclose(flow.points[-1], np.e)
+    True
+    """
+    _require_plain_problem(problem)
+    start = finite_array("initial_point", initial_point).astype(np.float64)
+    manifold = problem.manifold
+
+    def velocity(state: Vector) -> Vector:
+        return -problem.riemannian_gradient(state.reshape(start.shape)).ravel()
+
+    def gradient_norm(state: Vector) -> float:
+        point = state.reshape(start.shape)
+        return float(manifold.norm(point, problem.riemannian_gradient(point)))
+
+    def observe(state: Vector) -> tuple[Any, ...]:
+        point = state.reshape(start.shape)
+        return point, float(problem.cost(point)), gradient_norm(state)
+
+    def collect(rows: Rows, message: str) -> Flow:
+        return Flow(*(np.array(column) for column in zip(*rows, strict=True)), message)
+
+    flow = _Integral(velocity, gradient_norm, observe, collect)
+    options |= {"method": method, "rtol": rtol, "atol": atol}
+    return flow.over(times, start.ravel(), gradient_tolerance, progress, options)
+
+
+def network_flow(
+    problem: Problem,
+    layers: Sequence[ArrayLike],
+    times: ArrayLike,
+    *,
+    method: str = "DOP853",
+    rtol: float = 1e-8,
+    atol: float = 1e-10,
+    gradient_tolerance: float | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> NetworkFlow:
+    """The gradient flow of the layers of a deep linear network.
+
+        dW_j/dt = -(W_N ... W_{j+1})^T grad E(W) (W_{j-1} ... W_1)^T,    W = W_N ... W_1
+
+    From balanced layers W follows `gradient_flow` under `DeepLinearMetric(N)` exactly (Arora,
+    Cohen and Hazan 2018, Theorem 1).
+
+    Parameters
+    ----------
+    problem : pymanopt.Problem
+        The cost E as a function of the end-to-end matrix; its manifold's metric plays no part.
+    layers : sequence of array_like
+        The layers [W_1, ..., W_N] at the start, balanced or not.
+    times, method, rtol, atol, progress, **options
+        As for `gradient_flow`.
+    gradient_tolerance : float, optional
+        Stop when the norm of the gradient in all layers together has come down to this.
+
+    Returns
+    -------
+    NetworkFlow
+
+    Raises
+    ------
+    FlowError
+        If the integrator fails.
+    TypeError, ValueError
+        If an argument is none of the above.
+
+    Notes
+    -----
+    Whatever ends a flow early carries what was computed until then: see `gradient_flow`.
+
+    Examples
+    --------
+    >>> import autograd.numpy as anp
+    >>> import numpy as np
+    >>> import pymanopt
+    >>> import riemdln
+    >>> manifold = pymanopt.manifolds.Euclidean(1, 1)
+    >>> @pymanopt.function.autograd(manifold)
+    ... def cost(W):
+    ...     return -anp.sum(W)
+    >>> problem = pymanopt.Problem(manifold, cost)
+    >>> layers = riemdln.balanced_layers([[1.0]], depth=2)
+    >>> flow = riemdln.network_flow(problem, layers, [0.0, 0.5])  # dw/dt = 2 w
+    >>> np.allclose(flow.points[-1], np.e)
+    True
+    """
+    _require_plain_problem(problem)
+    layers = chained_layers("layers", layers)
+    ends = np.cumsum([layer.size for layer in layers])
+
+    def unpack(state: Vector) -> list[Vector]:
+        parts = np.split(state, ends[:-1])
+        return [part.reshape(layer.shape) for part, layer in zip(parts, layers, strict=True)]
+
+    def gradient(state: Vector) -> Vector:
+        current = unpack(state)
+        gradients = layer_gradients(current, problem.euclidean_gradient(end_to_end(current)))
+        return np.concatenate([gradient.ravel() for gradient in gradients])
+
+    def gradient_norm(state: Vector) -> float:
+        return float(np.linalg.norm(gradient(state)))
+
+    def observe(state: Vector) -> tuple[Any, ...]:
+        current = unpack(state)
+        point = end_to_end(current)
+        return point, float(problem.cost(point)), gradient_norm(state), current, imbalance(current)
+
+    def collect(rows: Rows, message: str) -> NetworkFlow:
+        reached, points, costs, norms, history, imbalances = zip(*rows, strict=True)
+        arrays = map(np.array, (reached, points, costs, norms))
+        return NetworkFlow(*arrays, message, list(history), np.array(imbalances))
+
+    flow = _Integral(lambda state: -gradient(state), gradient_norm, observe, collect)
+    start = np.concatenate([layer.ravel() for layer in layers]).astype(np.float64)
+    options |= {"method": method, "rtol": rtol, "atol": atol}
+    return flow.over(times, start, gradient_tolerance, progress, options)
+
+
+@dataclass(frozen=True)
+class _Integral(Generic[F]):
+    """The integral of a velocity field on flat vectors, observed at given times."""
+
+    velocity: Callable[[Vector], Vector]
+    gradient_norm: Callable[[Vector], float]
+    observe: Callable[[Vector], tuple[Any, ...]]
+    collect: Callable[[Rows, str], F]
+
+    def over(
+        self,
+        times: ArrayLike,
+        state: Vector,
+        gradient_tolerance: float | None,
+        progress: bool,
+        options: dict[str, Any],
+    ) -> F:
+        times = _increasing("times", times)
+        if gradient_tolerance is not None:
+            gradient_tolerance = positive_number("gradient_tolerance", gradient_tolerance)
+        rows: Rows = [(times[0], *self.observe(state))]
+        try:
+            for time, state in self._states(times, state, gradient_tolerance, progress, options):
+                rows.append((time, *self.observe(state)))
+        except BaseException as error:
+            error.result = self.collect(rows, f"stopped by {type(error).__name__}")  # type: ignore[attr-defined]
+            error.add_note("What the flow had computed is in this exception's attribute 'result'.")
+            raise
+        finished = rows[-1][0] == times[-1]
+        return self.collect(
+            rows, "reached the last time" if finished else "reached the gradient tolerance"
+        )
+
+    def _states(
+        self,
+        times: Vector,
+        state: Vector,
+        gradient_tolerance: float | None,
+        progress: bool,
+        options: dict[str, Any],
+    ) -> Iterator[tuple[float, Vector]]:
+        """The state at each time after the first; the last one where it meets the tolerance.
+
+        One integration from each time to the next, so that what was computed is kept whatever
+        happens later. Each takes over the step size of the one before.
+        """
+        if gradient_tolerance is not None and self.gradient_norm(state) <= gradient_tolerance:
+            return
+        with _progress_bar(times, progress) as show:
+            step = None
+            for start, end in pairwise(times):
+                accepted: list[float] = []
+
+                def watch(time: float, state: Vector, accepted: list[float] = accepted) -> float:
+                    accepted.append(time)
+                    show(time)
+                    if gradient_tolerance is None:
+                        return 1.0
+                    return self.gradient_norm(state) - gradient_tolerance
+
+                watch.terminal = True  # type: ignore[attr-defined]
+                solution = solve_ivp(
+                    self._finite_velocity,
+                    (start, end),
+                    state,
+                    t_eval=[end],
+                    events=watch,
+                    first_step=None if step is None else min(step, end - start),
+                    **options,
+                )
+                if not solution.success:
+                    raise FlowError(
+                        f"the integrator {options['method']} failed at time {accepted[-1]:g}: "
+                        f"{solution.message} Another method or other tolerances may do."
+                    )
+                if solution.status == 1:
+                    yield solution.t_events[0][0], solution.y_events[0][0]
+                    return
+                state = solution.y[:, -1]
+                # The last step was cut short to end here, so the one before counts too.
+                step = float(np.max(np.diff(accepted)[-2:]))
+                yield end, state
+
+    def _finite_velocity(self, time: float, state: Vector) -> Vector:
+        # A trial step that overflows has no velocity; NaN makes the integrator shorten it.
+        return self.velocity(state) if np.isfinite(state).all() else np.full_like(state, np.nan)
+
+
+@contextmanager
+def _progress_bar(times: Vector, visible: bool) -> Iterator[Callable[[float], None]]:
+    first, last = float(times[0]), float(times[-1])
+    layout = "{percentage:3.0f}%|{bar}| t = {n:.4g} of {total:.4g} [{elapsed}<{remaining}]"
+    with tqdm(total=last, initial=first, disable=not visible, bar_format=layout) as bar:
+        yield lambda time: bar.update(max(time - bar.n, 0)) and None
+
+
+def _increasing(name: str, value: ArrayLike) -> Vector:
+    times = finite_array(name, value)
+    if times.ndim != 1 or not times.size or np.any(np.diff(times) <= 0):
+        raise ValueError(f"{name} must be a strictly increasing list of times, got {value!r}")
+    return times.astype(np.float64)
+
+
+def _require_plain_problem(problem: Any) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
+    if problem.manifold.point_layout != 1:
+        raise ValueError(
+            f"problem must be on a manifold whose points are plain arrays, got {problem.manifold}"
+        )

@@ -1,0 +1,143 @@
+"""The frame of a point, its singular value decomposition, and the blocks that it cuts matrices into.
+
+In the frame W = U diag(s) V^T every matrix Z splits into blocks,
+
+    Z = U M V^T + Up V^T + U Vp^T + (the part orthogonal to both),    U^T Up = 0,  V^T Vp = 0,
+
+on each of which a spectral metric acts entrywise. For a matrix of full rank U or V is square, so
+the last part is zero, and so is Up or Vp. (Up, M, Vp) is also how pymanopt's FixedRankEmbedded
+writes a tangent vector.
+"""
+
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace
+
+# An array of any namespace that follows the array API standard.
+Array = Any
+
+__all__ = ["Blocks", "Frame", "singular_frame"]
+
+
+class Blocks(NamedTuple):
+    """The blocks of a matrix in a frame of rank r, or factors for their entries.
+
+    Attributes
+    ----------
+    Up : array (..., m, r) or None
+        What leaves the column space; None where U is square, so that nothing can.
+    M : array (..., r, r)
+        What stays in both spaces.
+    Vpt : array (..., r, n) or None
+        What leaves the row space, Vp^T; None where V is square.
+    """
+
+    Up: Array | None
+    M: Array
+    Vpt: Array | None
+
+
+class Frame(NamedTuple):
+    """The frame W = U diag(s) V^T of a matrix (..., m, n) or of a stack of them.
+
+    Attributes
+    ----------
+    U : array (..., m, r) or None
+        Left singular vectors; None stands for the identity.
+    s : array (..., r)
+        Singular values, descending.
+    Vt : array (..., r, n) or None
+        Right singular vectors, transposed; None stands for the identity.
+    """
+
+    U: Array | None
+    s: Array
+    Vt: Array | None
+
+    @property
+    def spans_columns(self) -> bool:
+        """Whether U is square, so that no matrix leaves the column space: Up = 0."""
+        return self.U is None or self.U.shape[-1] == self.U.shape[-2]
+
+    @property
+    def spans_rows(self) -> bool:
+        """Whether V is square, so that no matrix leaves the row space: Vp = 0."""
+        return self.Vt is None or self.Vt.shape[-1] == self.Vt.shape[-2]
+
+    def split(self, Z: Array) -> Blocks:
+        """Cut a matrix into the blocks (Up, M, Vp^T) of this frame."""
+        U, Vt = self.U, self.Vt
+        UtZ = Z if U is None else _product(U.mT, Z)
+        M = UtZ if Vt is None else _product(UtZ, Vt.mT)
+        Up = Vpt = None
+        if not self.spans_columns:
+            Up = (Z if Vt is None else _product(Z, Vt.mT)) - _product(U, M)
+        if not self.spans_rows:
+            Vpt = UtZ - _product(M, Vt)
+        return Blocks(Up, M, Vpt)
+
+    def scale(self, Z: Array, factors: Blocks) -> Array:
+        """Multiply the blocks of a matrix entrywise by factors, and put them together again.
+
+        With one factor a column of Up and one a row of Vp^T this is
+
+            U (F_M - F_Up - F_Vp) M V^T + U F_Vp (U^T Z) + F_Up (Z V) V^T,    M = U^T Z V,
+
+        entrywise products left out of the notation: four large matrix products for every shape.
+        """
+        U, Vt = self.U, self.Vt
+        UtZ = Z if U is None else _product(U.mT, Z)
+        M = UtZ if Vt is None else _product(UtZ, Vt.mT)
+        F = factors.M
+        for others in (factors.Up, factors.Vpt):
+            F = F if others is None else F - others
+        UtZ_scaled = F * M if Vt is None else _product(F * M, Vt)
+        if factors.Vpt is not None:
+            UtZ_scaled = UtZ_scaled + factors.Vpt * UtZ
+        scaled = UtZ_scaled if U is None else _product(U, UtZ_scaled)
+        if factors.Up is not None:
+            ZV_scaled = factors.Up * (Z if Vt is None else _product(Z, Vt.mT))
+            scaled = scaled + (ZV_scaled if Vt is None else _product(ZV_scaled, Vt))
+        return scaled
+
+
+def singular_frame(W: Array) -> Frame:
+    """The frame of a matrix, or of a stack of matrices, of full rank or not.
+
+    The factors are thin: neither m x m nor n x n for an m x n matrix with m != n. One row or
+    one column w has the closed form s = |w|, w / |w|, and needs no decomposition; the zero
+    vector, for which any unit vector would do, gets the zero vector.
+
+    Parameters
+    ----------
+    W : array (..., m, n)
+        Finite, of real floating dtype.
+
+    Returns
+    -------
+    Frame
+        With r = min(m, n).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from riemdln.frame import singular_frame
+    >>> singular_frame(np.array([[3.0, 4.0]])).s
+    array([5.])
+    """
+    xp = array_namespace(W)
+    m, n = W.shape[-2:]
+    if min(m, n) > 1:
+        return Frame(*xp.linalg.svd(W, full_matrices=False))
+    # Scaled by the largest entry, the squares of the norm neither overflow nor underflow.
+    scale = xp.max(xp.abs(W), axis=(-2, -1), keepdims=True)
+    scaled = W / xp.where(scale > 0, scale, 1)
+    norm = xp.linalg.vector_norm(scaled, axis=(-2, -1), keepdims=True)
+    unit = scaled / xp.where(norm > 0, norm, 1)
+    s = (scale * norm)[..., 0]
+    return Frame(None, s, unit) if m == 1 else Frame(unit, s, None)
+
+
+def _product(A: Array, B: Array) -> Array:
+    # An outer product is a broadcast: many times faster than the general matrix product of BLAS.
+    return A * B if A.shape[-1] == 1 else A @ B

@@ -1,0 +1,53 @@
+"""A line searcher that does not search: a constant learning rate."""
+
+from collections.abc import Callable
+from typing import Any
+
+from riemdln._validation import positive_number
+
+__all__ = ["FixedStep"]
+
+
+class FixedStep:
+    """A constant learning rate for pymanopt's SteepestDescent.
+
+    Each step retracts ``step_size`` times the descent direction, whatever the cost does. With
+    `FullRank` and its "linear" retraction that is W - h A_W(grad E); with the "network"
+    retraction it is a step of gradient descent on the layers of a balanced deep linear network.
+
+    Parameters
+    ----------
+    step_size : float
+        The learning rate h, positive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `step_size` is not a positive, finite number.
+
+    Notes
+    -----
+    The optimizer is told the learning rate itself as the size of each step, not the
+    length of the step, so `min_step_size` never ends a run; `min_gradient_norm` does.
+
+    Examples
+    --------
+    >>> from pymanopt.optimizers import SteepestDescent
+    >>> import riemdln
+    >>> optimizer = SteepestDescent(riemdln.FixedStep(1e-2), max_iterations=100, verbosity=0)
+    """
+
+    def __init__(self, step_size: float) -> None:
+        self.step_size = positive_number("step_size", step_size)
+
+    def __repr__(self) -> str:
+        return f"FixedStep({self.step_size:g})"
+
+    def search(
+        self, objective: Callable[..., float], manifold: Any, x: Any, d: Any, f0: float, df0: float
+    ) -> tuple[float, Any]:
+        """The learning rate, and the point that one step along `d` leads to.
+
+        The signature is that of pymanopt's line searchers.
+        """
+        return self.step_size, manifold.retraction(x, self.step_size * d)

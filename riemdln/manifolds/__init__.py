@@ -1,0 +1,5 @@
+"""Manifolds of matrices that carry a metric of one's choice, for pymanopt's optimizers."""
+
+from riemdln.manifolds.full_rank import FullRank
+
+__all__ = ["FullRank"]

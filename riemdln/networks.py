@@ -1,0 +1,235 @@
+"""Deep linear networks: their layers, their end-to-end matrix, and how far they are from balance.
+
+Layers are listed [W_1, ..., W_N] in the order in which they act: x -> W_N ... W_1 x.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate, pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from riemdln._validation import (
+    chained_layers,
+    finite_array,
+    integer,
+    nonnegative_number,
+    point_of_shape,
+)
+from riemdln.frame import singular_frame
+
+__all__ = ["balanced_layers", "end_to_end", "imbalance", "layer_gradients", "random_layers"]
+
+Matrix = NDArray[np.floating[Any]]
+
+
+def end_to_end(layers: Sequence[ArrayLike]) -> Matrix:
+    """The end-to-end matrix W = W_N ... W_1 of a deep linear network.
+
+    Parameters
+    ----------
+    layers : sequence of array_like
+        The layers [W_1, ..., W_N]; W_{j+1} has as many columns as W_j has rows.
+
+    Returns
+    -------
+    array (m, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers are not finite real matrices, or do not chain.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> riemdln.end_to_end([np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])])
+    array([[3., 6.],
+           [4., 8.]])
+    """
+    # A copy, so that a network of one layer does not hand out its layer.
+    return reduce(lambda product, layer: layer @ product, chained_layers("layers", layers)) + 0.0
+
+
+def balanced_layers(W: ArrayLike, depth: float) -> list[Matrix]:
+    """The canonical balanced layers of a matrix.
+
+    With the thin decomposition W = U S V^T,
+
+        W_N = U S^{1/N},    W_j = S^{1/N} for 1 < j < N,    W_1 = S^{1/N} V^T,
+
+    so that W_N ... W_1 = W and W_{j+1}^T W_{j+1} = W_j W_j^T (Arora, Cohen and Hazan 2018,
+    proof of Theorem 1). The hidden layers have min(m, n) neurons.
+
+    Parameters
+    ----------
+    W : array_like (m, n)
+        The end-to-end matrix, of full rank or not.
+    depth : int
+        The number of layers N, at least 1.
+
+    Returns
+    -------
+    list of array
+        The layers [W_1, ..., W_N].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `W` is not a finite real matrix, or `depth` is not a whole number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> layers = riemdln.balanced_layers(np.array([[3.0, 4.0]]), depth=3)
+    >>> [layer.shape for layer in layers]
+    [(1, 2), (1, 1), (1, 1)]
+    >>> np.allclose(riemdln.end_to_end(layers), [[3.0, 4.0]])
+    True
+    """
+    depth = integer("depth", depth)
+    [W] = chained_layers("W", [finite_array("W", W)])
+    if depth == 1:
+        return [W.copy()]
+    U, s, Vt = singular_frame(W)
+    root = np.diag(s ** (1 / depth))
+    last = root if U is None else U @ root
+    first = root if Vt is None else root @ Vt
+    return [first, *(root.copy() for _ in range(depth - 2)), last]
+
+
+def layer_gradients(layers: Sequence[ArrayLike], euclidean_gradient: ArrayLike) -> list[Matrix]:
+    """The Euclidean gradient of a cost E(W_N ... W_1) in each of the layers.
+
+        dE/dW_j = (W_N ... W_{j+1})^T grad E(W) (W_{j-1} ... W_1)^T
+
+    Minus these is the velocity of the layers under gradient flow (Arora, Cohen and Hazan 2018,
+    equation 5). Of a covector p = flat(X) instead of grad E they are the horizontal lift of
+    X to balanced layers: the shortest motion of the layers that moves the end-to-end matrix by X.
+
+    Parameters
+    ----------
+    layers : sequence of array_like
+        The layers [W_1, ..., W_N].
+    euclidean_gradient : array_like (m, n)
+        The gradient of E at the end-to-end matrix.
+
+    Returns
+    -------
+    list of array
+        One gradient for each layer, of its shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers do not chain, or the gradient has not the end-to-end matrix's shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> layers = [np.array([[2.0]]), np.array([[3.0]])]
+    >>> riemdln.layer_gradients(layers, np.array([[1.0]]))
+    [array([[3.]]), array([[2.]])]
+    """
+    layers = chained_layers("layers", layers)
+    shape = (layers[-1].shape[0], layers[0].shape[1])
+    gradient = point_of_shape("euclidean_gradient", euclidean_gradient, shape)
+    # below[j] = W_j ... W_1 and pulled[j] = (W_N ... W_{j+1})^T grad E, each built from the last.
+    below = list(accumulate(layers[:-1], lambda product, layer: layer @ product))
+    pulled = list(accumulate(layers[:0:-1], lambda G, layer: layer.T @ G, initial=gradient))[::-1]
+    return [pulled[0] + 0.0, *(G @ B.T for G, B in zip(pulled[1:], below, strict=True))]
+
+
+def imbalance(layers: Sequence[ArrayLike]) -> float:
+    """How far the layers are from balance: max_j |W_{j+1}^T W_{j+1} - W_j W_j^T|_F.
+
+    Gradient flow conserves each of these differences (Arora, Cohen and Hazan 2018, proof of
+    Theorem 1), so balanced layers stay balanced.
+
+    Parameters
+    ----------
+    layers : sequence of array_like
+        The layers [W_1, ..., W_N].
+
+    Returns
+    -------
+    float
+        Zero for balanced layers, and for a single layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers are not finite real matrices, or do not chain.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> riemdln.imbalance([np.array([[2.0]]), np.array([[3.0]])])
+    5.0
+    """
+    layers = chained_layers("layers", layers)
+    defects = (above.T @ above - below @ below.T for below, above in pairwise(layers))
+    return max((float(np.linalg.norm(defect)) for defect in defects), default=0.0)
+
+
+def random_layers(
+    widths: Sequence[int],
+    *,
+    initialization: Literal["near-zero", "near-identity"] = "near-zero",
+    scale: float = 0.01,
+    rng: np.random.Generator | int | None = None,
+) -> list[Matrix]:
+    """Random layers, near zero or near the identity.
+
+    Each entry is an independent Gaussian of standard deviation `scale`; "near-identity" adds
+    the identity, cut or padded with zeros to the layer's shape. These are the two kinds of
+    initialization that Arora, Cohen and Hazan (2018, experiments) compare.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        The widths [n, ..., m] from the input to the output: N + 1 numbers for N layers.
+    initialization : {"near-zero", "near-identity"}
+        Where the layers are centred.
+    scale : float
+        The standard deviation of each entry; with 0 the layers are the centre itself.
+    rng : numpy.random.Generator, int or None
+        Source of randomness, or a seed for one.
+
+    Returns
+    -------
+    list of array
+        The layers [W_1, ..., W_N]. In general they are not balanced.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of the above.
+
+    Examples
+    --------
+    >>> import riemdln
+    >>> layers = riemdln.random_layers([64, 10, 10], rng=0)
+    >>> [layer.shape for layer in layers]
+    [(10, 64), (10, 10)]
+    """
+    if not isinstance(widths, Sequence) or len(widths) < 2:
+        raise ValueError(f"widths must list at least an input and an output width, got {widths!r}")
+    widths = [integer(f"widths[{j}]", width) for j, width in enumerate(widths)]
+    if initialization not in ("near-zero", "near-identity"):
+        raise ValueError(
+            f"initialization must be 'near-zero' or 'near-identity', got {initialization!r}"
+        )
+    scale = nonnegative_number("scale", scale)
+    rng = np.random.default_rng(rng)
+    centre = 1.0 if initialization == "near-identity" else 0.0
+    return [
+        centre * np.eye(rows, columns) + scale * rng.standard_normal((rows, columns))
+        for columns, rows in pairwise(widths)
+    ]
