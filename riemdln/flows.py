@@ -168,7 +168,8 @@ def gradient_flow(
         return point, float(problem.cost(point)), gradient_norm(state)
 
     def collect(rows: Rows, message: str) -> Flow:
-        return Flow(*(np.array(column) for column in zip(*rows, strict=True)), message)
+        reached, points, costs, norms = (np.array(column) for column in zip(*rows, strict=True))
+        return Flow(reached, points, costs, norms, message)
 
     flow = _Integral(velocity, gradient_norm, observe, collect)
     options |= {"method": method, "rtol": rtol, "atol": atol}
@@ -258,9 +259,11 @@ def network_flow(
         return point, float(problem.cost(point)), gradient_norm(state), current, imbalance(current)
 
     def collect(rows: Rows, message: str) -> NetworkFlow:
-        reached, points, costs, norms, history, imbalances = zip(*rows, strict=True)
-        arrays = map(np.array, (reached, points, costs, norms))
-        return NetworkFlow(*arrays, message, list(history), np.array(imbalances))
+        *columns, history, imbalances = zip(*rows, strict=True)
+        reached, points, costs, norms = (np.array(column) for column in columns)
+        return NetworkFlow(
+            reached, points, costs, norms, message, list(history), np.array(imbalances)
+        )
 
     flow = _Integral(lambda state: -gradient(state), gradient_norm, observe, collect)
     start = np.concatenate([layer.ravel() for layer in layers]).astype(np.float64)
@@ -289,9 +292,10 @@ class _Integral(Generic[F]):
         if gradient_tolerance is not None:
             gradient_tolerance = positive_number("gradient_tolerance", gradient_tolerance)
         rows: Rows = [(times[0], *self.observe(state))]
+        states = self._states(times, state, gradient_tolerance, progress, options)
         try:
-            for time, state in self._states(times, state, gradient_tolerance, progress, options):
-                rows.append((time, *self.observe(state)))
+            for time, reached in states:
+                rows.append((time, *self.observe(reached)))
         except BaseException as error:
             error.result = self.collect(rows, f"stopped by {type(error).__name__}")  # type: ignore[attr-defined]
             error.add_note("What the flow had computed is in this exception's attribute 'result'.")
@@ -343,7 +347,7 @@ class _Integral(Generic[F]):
                         f"the integrator {options['method']} failed at time {accepted[-1]:g}: "
                         f"{solution.message} Another method or other tolerances may do."
                     )
-                if solution.status == 1:
+                if solution.t_events and solution.y_events and solution.t_events[0].size:
                     yield solution.t_events[0][0], solution.y_events[0][0]
                     return
                 state = solution.y[:, -1]

@@ -1,4 +1,4 @@
-"""The frame of a point, its singular value decomposition, and the blocks that it cuts matrices into.
+"""The frame of a point: its singular value decomposition, which cuts matrices into blocks.
 
 In the frame W = U diag(s) V^T every matrix Z splits into blocks,
 
