@@ -193,7 +193,7 @@ loss.set(
 gap.set(
     title="The flow of $g^N$ is the flow of the real network\n(digits, distance between the two)",
     xlabel="time",
-    ylabel="Frobenius distance of the end-to-end matrices",
+    ylabel="distance of the matrices W",
 )
 quartic.set(
     title="Depth accelerates $\\ell_4$ descent\n(diabetes; lines: on W, dots: on the layers)",
