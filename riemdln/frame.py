@@ -130,10 +130,11 @@ def singular_frame(W: Array) -> Frame:
     if min(m, n) > 1:
         return Frame(*xp.linalg.svd(W, full_matrices=False))
     # Scaled by the largest entry, the squares of the norm neither overflow nor underflow.
-    scale = xp.max(xp.abs(W), axis=(-2, -1), keepdims=True)
-    scaled = W / xp.where(scale > 0, scale, 1)
-    norm = xp.linalg.vector_norm(scaled, axis=(-2, -1), keepdims=True)
-    unit = scaled / xp.where(norm > 0, norm, 1)
+    axes = {"axis": (-2, -1), "keepdims": True}
+    scale = xp.maximum(xp.max(W, **axes), -xp.min(W, **axes))
+    unit = W / xp.where(scale > 0, scale, 1.0)
+    norm = xp.linalg.vector_norm(unit, **axes)
+    unit /= xp.where(norm > 0, norm, 1.0)
     s = (scale * norm)[..., 0]
     return Frame(None, s, unit) if m == 1 else Frame(unit, s, None)
 
