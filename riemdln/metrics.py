@@ -83,7 +83,8 @@ class _SpectralPoint:
     def is_regular(self) -> bool:
         """Whether no direction is below the rounding level."""
         xp = array_namespace(self.theta.M)
-        return all(b is None or bool(xp.all(b > self.rounding_level)) for b in self.theta)
+        least = [xp.min(b, axis=(-2, -1), keepdims=True) for b in self.theta if b is not None]
+        return bool(xp.all(reduce(xp.minimum, least) > self.rounding_level))
 
     @cached_property
     def inverse(self) -> Blocks:
