@@ -258,10 +258,30 @@ class SpectralMetric(Metric):
         """The kernel on the blocks: theta(0, s_j), theta(s_i, s_j) and theta(s_i, 0)."""
         row, column = frame.s[..., None, :], frame.s[..., :, None]
         return Blocks(
-            Up=None if frame.spans_columns else self._kernel(0 * row, row),
-            M=self._kernel(column, row),
-            Vpt=None if frame.spans_rows else self._kernel(column, 0 * column),
+            Up=None if frame.spans_columns else self._theta(0 * row, row),
+            M=self._theta_on_pairs(column, row),
+            Vpt=None if frame.spans_rows else self._theta(column, 0 * column),
         )
+
+    def _theta(self, s: Array, t: Array) -> Array:
+        """The kernel on all pairs of singular values, also where it does not depend on both."""
+        value = self._kernel(s, t)
+        shape = np.broadcast_shapes(tuple(s.shape), tuple(t.shape))
+        if getattr(value, "shape", None) == shape:
+            return value
+        xp = array_namespace(s)
+        return xp.broadcast_to(xp.asarray(value, dtype=s.dtype), shape)
+
+    def _theta_on_pairs(self, column: Array, row: Array) -> Array:
+        # A slab of rows at a time, so that what the kernel computes on the way stays in the cache.
+        count, rows = column.shape[-2], max(1, 8192 // row.shape[-1])
+        if count <= rows:
+            return self._theta(column, row)
+        slabs = [
+            self._theta(column[..., start : min(start + rows, count), :], row)
+            for start in range(0, count, rows)
+        ]
+        return array_namespace(row).concat(slabs, axis=-2)
 
 
 class DeepLinearMetric(SpectralMetric):
@@ -369,7 +389,7 @@ class DeepLinearMetric(SpectralMetric):
         # amplifies. So it has to freeze only directions in which both singular values are
         # rounding errors of W, and a small one grows here as it does in the network.
         rounding = np.finfo(X.dtype).eps * point.frame.s[..., :1, None]
-        inverse = point.inverse_above(self._kernel(rounding, rounding) / 2)
+        inverse = point.inverse_above(self._theta(rounding, rounding) / 2)
         covector = point.frame.scale(X, inverse)
         lift = layer_gradients(layers, covector)
         return end_to_end([layer + move for layer, move in zip(layers, lift, strict=True)])

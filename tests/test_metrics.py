@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riemdln import DeepLinearMetric, Metric, SpectralMetric
+from riemdln.kernels import theta
 from tests.conftest import (
     dense_cometric,
     random_matrix,
@@ -132,6 +133,22 @@ def test_a_kernel_need_not_be_symmetric(rng):
     assert relative_difference(metric.sharp(W, P), expected) < 1e-13
     transposed = SpectralMetric(lambda s, t: 1 + t**2 + 3 * s**2)
     assert relative_difference(transposed.sharp(W.T, P.T), expected.T) < 1e-13
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (100, 100), (1, 4)])
+def test_a_kernel_may_ignore_an_argument_or_be_constant(rng, shape):
+    W, P = rng.standard_normal((2, *shape))
+    np.testing.assert_allclose(SpectralMetric(lambda s, t: 2.0).sharp(W, P), 2 * P, atol=1e-12)
+    left = SpectralMetric(lambda s, t: 1 + s**2).sharp(W, P)
+    np.testing.assert_allclose(left, P + W @ W.T @ P, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
+def test_larger_matrices_take_the_same_kernel(rng, depth):
+    W, P = rng.standard_normal((2, 150, 150))
+    U, s, Vt = np.linalg.svd(W)
+    expected = U @ (theta(s[:, None], s, depth) * (U.T @ P @ Vt.T)) @ Vt
+    assert relative_difference(DeepLinearMetric(depth).sharp(W, P), expected) < 1e-12
 
 
 @pytest.mark.parametrize("depth", [1.5, 2, 3, 8])
