@@ -1,5 +1,7 @@
 """A memory of what was last computed from a few arrays."""
 
+from __future__ import annotations
+
 import threading
 from typing import Any
 
@@ -41,5 +43,5 @@ class Recent:
     def _entries(self) -> tuple[tuple[np.ndarray, Any], ...]:
         return getattr(self._local, "entries", ())
 
-    def __reduce__(self) -> tuple[type["Recent"], tuple[int]]:
+    def __reduce__(self) -> tuple[type[Recent], tuple[int]]:
         return Recent, (self._size,)

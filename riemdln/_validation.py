@@ -1,5 +1,7 @@
 """Checks of the arguments that users give: each error names the argument and what was expected."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -121,14 +123,22 @@ def point_of_shape(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
+def finite_matrix(name: str, value: Any) -> np.ndarray:
+    """The value as a single finite matrix with at least one row and one column."""
+    array = finite_array(name, value)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} must be a matrix (m, n), got shape {tuple(array.shape)}")
+    return array
+
+
 def chained_layers(name: str, value: Any) -> list[np.ndarray]:
     """The layers [W_1, ..., W_N] as finite matrices that chain: W_{j+1} takes what W_j gives."""
-    if not isinstance(value, Sequence) or not value:
-        raise TypeError(f"{name} must be a nonempty list of matrices, got {type(value).__name__}")
-    layers = [finite_array(f"{name}[{j}]", layer) for j, layer in enumerate(value)]
+    if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
+        raise TypeError(f"{name} must be a list of matrices, got {type(value).__name__}")
+    if not len(value):
+        raise ValueError(f"{name} must list at least one matrix, got none")
+    layers = [finite_matrix(f"{name}[{j}]", layer) for j, layer in enumerate(value)]
     for j, layer in enumerate(layers):
-        if layer.ndim != 2 or 0 in layer.shape:
-            raise ValueError(f"{name}[{j}] must be a matrix, got shape {layer.shape}")
         if j and layer.shape[1] != layers[j - 1].shape[0]:
             raise ValueError(
                 f"{name} must chain: {name}[{j}] has shape {layer.shape}, but expected "

@@ -1,5 +1,7 @@
 """Gradient flows as ordinary differential equations: on a manifold, and on a network's layers."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,7 +99,8 @@ def gradient_flow(
 
     On `FullRank` the Riemannian gradient is A_W(grad E), so with `DeepLinearMetric(N)` this is
     the flow of the end-to-end matrix of a balanced network of depth N (Arora, Cohen and Hazan
-    2018, Theorem 1). Any pymanopt manifold whose points are plain arrays will do.
+    2018, Theorem 1). Any pymanopt manifold whose points are plain arrays will do; on one that is
+    curved in its space, such as a sphere, the flow is kept on the manifold by its retraction.
 
     Parameters
     ----------
@@ -119,7 +122,8 @@ def gradient_flow(
     progress : bool
         Whether to show a progress bar.
     **options
-        Further options of `scipy.integrate.solve_ivp`, such as `max_step`.
+        Further options of `scipy.integrate.solve_ivp`: `first_step`, and those of the method,
+        such as `max_step`.
 
     Returns
     -------
@@ -154,17 +158,24 @@ def gradient_flow(
     """
     _require_plain_problem(problem)
     start = finite_array("initial_point", initial_point).astype(np.float64)
+    _require_shape("initial_point", start, problem)
     manifold = problem.manifold
+    fills_its_space = manifold.dim == start.size
+
+    def point_of(state: Vector) -> Vector:
+        point = state.reshape(start.shape)
+        # Truncation errors leave a curved manifold; the retraction of zero leads back.
+        return point if fills_its_space else manifold.retraction(point, np.zeros_like(point))
 
     def velocity(state: Vector) -> Vector:
-        return -problem.riemannian_gradient(state.reshape(start.shape)).ravel()
+        return -problem.riemannian_gradient(point_of(state)).ravel()
 
     def gradient_norm(state: Vector) -> float:
-        point = state.reshape(start.shape)
+        point = point_of(state)
         return float(manifold.norm(point, problem.riemannian_gradient(point)))
 
     def observe(state: Vector) -> tuple[Any, ...]:
-        point = state.reshape(start.shape)
+        point = point_of(state)
         return point, float(problem.cost(point)), gradient_norm(state)
 
     def collect(rows: Rows, message: str) -> Flow:
@@ -172,7 +183,7 @@ def gradient_flow(
         return Flow(reached, points, costs, norms, message)
 
     flow = _Integral(velocity, gradient_norm, observe, collect)
-    options |= {"method": method, "rtol": rtol, "atol": atol}
+    options = _solver_options(options, method=method, rtol=rtol, atol=atol)
     return flow.over(times, start.ravel(), gradient_tolerance, progress, options)
 
 
@@ -239,6 +250,7 @@ def network_flow(
     """
     _require_plain_problem(problem)
     layers = chained_layers("layers", layers)
+    _require_shape("the end-to-end matrix of layers", end_to_end(layers), problem)
     ends = np.cumsum([layer.size for layer in layers])
 
     def unpack(state: Vector) -> list[Vector]:
@@ -267,7 +279,7 @@ def network_flow(
 
     flow = _Integral(lambda state: -gradient(state), gradient_norm, observe, collect)
     start = np.concatenate([layer.ravel() for layer in layers]).astype(np.float64)
-    options |= {"method": method, "rtol": rtol, "atol": atol}
+    options = _solver_options(options, method=method, rtol=rtol, atol=atol)
     return flow.over(times, start, gradient_tolerance, progress, options)
 
 
@@ -321,7 +333,8 @@ class _Integral(Generic[F]):
         if gradient_tolerance is not None and self.gradient_norm(state) <= gradient_tolerance:
             return
         with _progress_bar(times, progress) as show:
-            step = None
+            options = dict(options)
+            step = options.pop("first_step", None)
             for start, end in pairwise(times):
                 accepted: list[float] = []
 
@@ -348,6 +361,7 @@ class _Integral(Generic[F]):
                         f"{solution.message} Another method or other tolerances may do."
                     )
                 if solution.t_events and solution.y_events and solution.t_events[0].size:
+                    show(solution.t_events[0][0])
                     yield solution.t_events[0][0], solution.y_events[0][0]
                     return
                 state = solution.y[:, -1]
@@ -365,7 +379,7 @@ def _progress_bar(times: Vector, visible: bool) -> Iterator[Callable[[float], No
     first, last = float(times[0]), float(times[-1])
     layout = "{percentage:3.0f}%|{bar}| t = {n:.4g} of {total:.4g} [{elapsed}<{remaining}]"
     with tqdm(total=last, initial=first, disable=not visible, bar_format=layout) as bar:
-        yield lambda time: bar.update(max(time - bar.n, 0)) and None
+        yield lambda time: bar.update(time - bar.n) and None
 
 
 def _increasing(name: str, value: ArrayLike) -> Vector:
@@ -373,6 +387,22 @@ def _increasing(name: str, value: ArrayLike) -> Vector:
     if times.ndim != 1 or not times.size or np.any(np.diff(times) <= 0):
         raise ValueError(f"{name} must be a strictly increasing list of times, got {value!r}")
     return times.astype(np.float64)
+
+
+def _solver_options(options: dict[str, Any], **named: Any) -> dict[str, Any]:
+    reserved = {"args", "dense_output", "events", "fun", "t_eval", "t_span", "vectorized", "y0"}
+    if taken := reserved.intersection(options):
+        raise TypeError(f"options must not contain {', '.join(sorted(taken))}: the flow sets them")
+    return options | named
+
+
+def _require_shape(name: str, point: Vector, problem: Problem) -> None:
+    expected = np.shape(problem.manifold.zero_vector(point))
+    if point.shape != expected:
+        raise ValueError(
+            f"{name} must have shape {expected}, as the points of {problem.manifold}, "
+            f"got {point.shape}"
+        )
 
 
 def _require_plain_problem(problem: Any) -> None:

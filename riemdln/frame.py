@@ -9,6 +9,8 @@ the last part is zero, and so is Up or Vp. (Up, M, Vp) is also how pymanopt's Fi
 writes a tangent vector.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace

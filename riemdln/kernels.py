@@ -5,6 +5,8 @@ multiplies entry (i, j) of a matrix by ``theta(s_i, s_j)``. This module holds th
 the deep linear network for every real depth, infinity included.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """A line searcher that does not search: a constant learning rate."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ __all__ = ["FixedStep"]
 
 
 class FixedStep:
-    """A constant learning rate for pymanopt's SteepestDescent.
+    """A constant learning rate for pymanopt's SteepestDescent and ConjugateGradient.
 
     Each step retracts ``step_size`` times the descent direction, whatever the cost does. With
     `FullRank` and its "linear" retraction that is W - h A_W(grad E); with the "network"
@@ -29,6 +31,8 @@ class FixedStep:
     -----
     The optimizer is told the learning rate itself as the size of each step, not the
     length of the step, so `min_step_size` never ends a run; `min_gradient_norm` does.
+    A learning rate that is too large makes the run diverge, until an error says that the
+    gradient or the step is no longer finite.
 
     Examples
     --------

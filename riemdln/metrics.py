@@ -5,6 +5,8 @@ act entrywise in the frame of the singular value decomposition, and `DeepLinearM
 one that a deep linear network of a given depth puts on its end-to-end matrix.
 """
 
+from __future__ import annotations
+
 import abc
 import math
 from collections.abc import Callable, Mapping
@@ -73,18 +75,26 @@ class _SpectralPoint:
         self.covectors = Recent(size=1)
 
     @cached_property
-    def rounding_level(self) -> Array:
-        """The level of theta below which sharp is lost in its own rounding error."""
+    def least(self) -> Array:
+        xp = array_namespace(self.theta.M)
+        blocks = [xp.min(b, axis=(-2, -1), keepdims=True) for b in self.theta if b is not None]
+        return reduce(xp.minimum, blocks)
+
+    @cached_property
+    def largest(self) -> Array:
         xp = array_namespace(self.theta.M)
         blocks = [xp.max(b, axis=(-2, -1), keepdims=True) for b in self.theta if b is not None]
-        return xp.finfo(self.theta.M.dtype).eps * reduce(xp.maximum, blocks)
+        return reduce(xp.maximum, blocks)
+
+    @cached_property
+    def rounding_level(self) -> Array:
+        """The level of theta below which sharp is lost in its own rounding error."""
+        return array_namespace(self.theta.M).finfo(self.theta.M.dtype).eps * self.largest
 
     @cached_property
     def is_regular(self) -> bool:
         """Whether no direction is below the rounding level."""
-        xp = array_namespace(self.theta.M)
-        least = [xp.min(b, axis=(-2, -1), keepdims=True) for b in self.theta if b is not None]
-        return bool(xp.all(reduce(xp.minimum, least) > self.rounding_level))
+        return bool(array_namespace(self.theta.M).all(self.least > self.rounding_level))
 
     @cached_property
     def inverse(self) -> Blocks:
@@ -252,7 +262,15 @@ class SpectralMetric(Metric):
     def _decompose(self, W: Array) -> _SpectralPoint:
         self.require_shape(*matrix_shape("W", W))
         frame = singular_frame(finite("W", W))
-        return _SpectralPoint(frame, self._factors(frame))
+        point = _SpectralPoint(frame, self._factors(frame))
+        xp = array_namespace(W)
+        # A regular point needs no further look: what is above its rounding level is no NaN.
+        if not (point.is_regular or xp.all((point.least >= 0) & (point.largest < math.inf))):
+            raise ValueError(
+                f"W has singular values up to {xp.max(frame.s):g}, at which {self!r} is not finite "
+                "and nonnegative: W is too large, or the kernel is not one of a metric"
+            )
+        return point
 
     def _factors(self, frame: Frame) -> Blocks:
         """The kernel on the blocks: theta(0, s_j), theta(s_i, s_j) and theta(s_i, 0)."""
@@ -301,10 +319,6 @@ class DeepLinearMetric(SpectralMetric):
         A_{N,W} / N. At infinite depth the row or the column space of a matrix that is not square
         cannot move, so there the metric exists on square matrices only.
 
-    Attributes
-    ----------
-    depth : float
-
     Raises
     ------
     TypeError
@@ -341,8 +355,13 @@ class DeepLinearMetric(SpectralMetric):
     """
 
     def __init__(self, depth: float) -> None:
-        self.depth = real_depth("depth", depth)
+        self._depth = real_depth("depth", depth)
         super().__init__(partial(theta, depth=self.depth))
+
+    @property
+    def depth(self) -> float:
+        """The depth N."""
+        return self._depth
 
     def __repr__(self) -> str:
         return f"DeepLinearMetric(depth={self.depth:g})"

@@ -3,6 +3,8 @@
 Layers are listed [W_1, ..., W_N] in the order in which they act: x -> W_N ... W_1 x.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import reduce
 from itertools import accumulate, pairwise
@@ -13,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from riemdln._validation import (
     chained_layers,
-    finite_array,
+    finite_matrix,
     integer,
     nonnegative_number,
     point_of_shape,
@@ -92,7 +94,7 @@ def balanced_layers(W: ArrayLike, depth: float) -> list[Matrix]:
     True
     """
     depth = integer("depth", depth)
-    [W] = chained_layers("W", [finite_array("W", W)])
+    W = finite_matrix("W", W)
     if depth == 1:
         return [W.copy()]
     U, s, Vt = singular_frame(W)
@@ -219,7 +221,7 @@ def random_layers(
     >>> [layer.shape for layer in layers]
     [(10, 64), (10, 10)]
     """
-    if not isinstance(widths, Sequence) or len(widths) < 2:
+    if not isinstance(widths, (Sequence, np.ndarray)) or len(widths) < 2:
         raise ValueError(f"widths must list at least an input and an output width, got {widths!r}")
     widths = [integer(f"widths[{j}]", width) for j, width in enumerate(widths)]
     if initialization not in ("near-zero", "near-identity"):

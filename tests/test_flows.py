@@ -79,6 +79,21 @@ def test_the_euclidean_flow_of_a_quadratic_is_exponential(rng):
         assert flow.message == "reached the last time"
 
 
+def test_stays_on_a_curved_manifold():
+    manifold, scales = Sphere(3), np.array([1.0, 2.0, 3.0])
+
+    @pymanopt.function.autograd(manifold)
+    def cost(x):
+        return anp.sum(scales * x**2) / 2
+
+    start, times = np.ones(3) / np.sqrt(3), np.array([0.0, 1.0, 5.0, 40.0])
+    flow = gradient_flow(pymanopt.Problem(manifold, cost), start, times)
+    expected = start * np.exp(-scales * times[:, None])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(flow.points, expected, atol=1e-7)
+    np.testing.assert_allclose(np.linalg.norm(flow.points, axis=1), 1, rtol=1e-14)
+
+
 @pytest.mark.parametrize("method", ["RK45", "Radau", "LSODA"])
 def test_takes_the_methods_of_scipy(method):
     problem = problem_on(FullRank(1, 1, DeepLinearMetric(2)), 2.0, 2)
@@ -185,3 +200,19 @@ def test_refuses_bad_arguments():
 
     with pytest.raises(ValueError, match="points are plain arrays"):
         gradient_flow(pymanopt.Problem(product, cost), np.ones(3), [0, 1])
+
+
+def test_refuses_starts_of_another_shape_than_the_problem():
+    problem = problem_on(FullRank(3, 3, DeepLinearMetric(2)), np.eye(3))
+    with pytest.raises(ValueError, match=r"^initial_point must have shape \(3, 3\), .* \(2, 2\)"):
+        gradient_flow(problem, np.eye(2), [0, 1])
+    with pytest.raises(ValueError, match=r"^the end-to-end matrix .* \(3, 3\), .* \(1, 3\)"):
+        network_flow(problem, [np.ones((1, 3))], [0, 1])
+
+
+def test_takes_the_first_step_and_refuses_options_of_its_own():
+    problem = problem_on(FullRank(2, 2, DeepLinearMetric(2)), np.eye(2))
+    flow = gradient_flow(problem, 2 * np.eye(2), [0, 0.5, 1], first_step=1e-3)
+    assert flow.times[-1] == 1
+    with pytest.raises(TypeError, match="^options must not contain events, t_eval"):
+        gradient_flow(problem, np.eye(2), [0, 1], events=None, t_eval=None)

@@ -181,6 +181,27 @@ def test_refuses_points_and_vectors_of_another_shape():
         manifold.euclidean_to_riemannian_gradient(bad, good)
     with pytest.raises(ValueError, match="^tangent_vector must have the shape"):
         manifold.retraction(good, bad)
+    with pytest.raises(ValueError, match="^euclidean_gradient must have the shape of point"):
+        manifold.euclidean_to_riemannian_gradient(good, bad)
+    with pytest.raises(ValueError, match="^tangent_vector_b must be finite"):
+        manifold.inner_product(good, good, np.full((2, 3), np.nan))
+    with pytest.raises(ValueError, match="^point must be finite"):
+        manifold.norm(np.full((2, 3), np.inf), good)
+
+
+def test_conjugate_gradients_may_hit_the_optimum_exactly():
+    # In float64 this run ends with a gradient of exactly zero, by which pymanopt divides.
+    target = np.diag([3.0, 2.0, 1.0])
+    manifold = FullRank(3, 3, DeepLinearMetric(5))
+
+    @pymanopt.function.autograd(manifold)
+    def cost(W):
+        return anp.sum((W - target) ** 2) / 2
+
+    problem = pymanopt.Problem(manifold, cost)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result = ConjugateGradient(verbosity=0).run(problem, initial_point=np.eye(3))
+    np.testing.assert_allclose(result.point, target, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -340,3 +340,23 @@ def test_refuses_infinite_depth_on_matrices_that_are_not_square():
 def test_refuses_a_kernel_that_is_no_function():
     with pytest.raises(TypeError, match="^kernel must be a function"):
         SpectralMetric(3.0)
+
+
+@pytest.mark.parametrize(
+    "kernel", [lambda s, t: s - t - 5, lambda s, t: s * np.nan, lambda s, t: -1.0]
+)
+def test_refuses_what_a_kernel_cannot_be(kernel):
+    with pytest.raises(ValueError, match="^W has singular values up to 2, .* not finite"):
+        SpectralMetric(kernel).sharp(np.diag([1.0, 2.0]), np.eye(2))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_says_where_a_point_is_too_large():
+    with pytest.raises(ValueError, match="W is too large"):
+        DeepLinearMetric(math.inf).sharp(np.diag([1.0, 1e200]), np.eye(2))
+
+
+def test_depth_is_fixed():
+    metric = DeepLinearMetric(3)
+    with pytest.raises(AttributeError):
+        metric.depth = 5

@@ -76,6 +76,14 @@ def test_random_layers(kind):
     np.testing.assert_array_equal(layers[1], again[1])
 
 
+def test_layers_and_widths_may_be_arrays(rng):
+    layers = rng.standard_normal((3, 2, 2))
+    np.testing.assert_allclose(
+        end_to_end(layers), layers[2] @ layers[1] @ layers[0], rtol=1e-12, atol=1e-14
+    )
+    assert [layer.shape for layer in random_layers(np.array([5, 4, 3]))] == [(4, 5), (3, 4)]
+
+
 def test_refuses_layers_that_do_not_chain():
     layers = [np.ones((2, 3)), np.ones((4, 5))]
     for function in (
@@ -90,8 +98,10 @@ def test_refuses_layers_that_do_not_chain():
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
-        ([], TypeError, "nonempty list"),
-        (np.ones((2, 2)), TypeError, "nonempty list"),
+        ([], ValueError, "layers must list at least one matrix"),
+        (3.0, TypeError, "layers must be a list of matrices"),
+        ("ab", TypeError, "layers must be a list of matrices"),
+        (np.ones((2, 2)), ValueError, r"layers\[0\] must be a matrix"),
         ([np.ones(3)], ValueError, r"layers\[0\] must be a matrix"),
         ([np.full((2, 2), np.nan)], ValueError, r"layers\[0\] must be finite"),
         ([np.ones((2, 2), dtype=complex)], ValueError, r"layers\[0\] must be real"),

@@ -1,10 +1,15 @@
 """The manifold of full-rank matrices with any metric."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._validation import integer, matching_matrix, point_of_shape
+from riemdln._validation import finite, integer, matching_matrix, point_of_shape
 from riemdln.metrics import Metric
 
 __all__ = ["FullRank"]
@@ -84,12 +89,16 @@ class FullRank(Manifold):
             raise ValueError(
                 f"retraction must be one of {', '.join(map(repr, retractions))} with "
                 f"{metric!r}, got {retraction!r}"
+                + (": it needs a metric of whole depth" if retraction == "network" else "")
             )
         self._shape = (m, n)
         self._metric = metric
         self._retraction = retractions[retraction]
         self._rng = np.random.default_rng(rng)
         super().__init__(f"Manifold of {m}x{n} matrices of full rank with {metric!r}", m * n)
+
+    def __repr__(self) -> str:
+        return f"FullRank({self._shape[0]}, {self._shape[1]}, {self._metric!r})"
 
     @property
     def metric(self) -> Metric:
@@ -101,16 +110,26 @@ class FullRank(Manifold):
         """The scale of the manifold, sqrt(m n): the size of a random point."""
         return float(np.sqrt(self.dim))
 
+    # Numbers are returned as np.float64, not float: at a gradient of exactly zero pymanopt's
+    # optimizers divide by them, which NumPy answers with NaN or infinity and Python with an error.
     def inner_product(
         self, point: ArrayLike, tangent_vector_a: ArrayLike, tangent_vector_b: ArrayLike
-    ) -> float:
+    ) -> np.float64:
         """The metric's inner product g_W(X, Y)."""
-        point = self._require_point("point", point)
-        return float(self._metric.inner(point, tangent_vector_a, tangent_vector_b))
+        inner = self._at(
+            point,
+            self._metric.inner,
+            tangent_vector_a=tangent_vector_a,
+            tangent_vector_b=tangent_vector_b,
+        )
+        return np.float64(inner)
 
-    def norm(self, point: ArrayLike, tangent_vector: ArrayLike) -> float:
+    def norm(self, point: ArrayLike, tangent_vector: ArrayLike) -> np.float64:
         """The norm sqrt(g_W(X, X)) of a tangent vector."""
-        return float(np.sqrt(self.inner_product(point, tangent_vector, tangent_vector)))
+        square = self._at(
+            point, self._metric.inner, tangent_vector=tangent_vector, same_vector=tangent_vector
+        )
+        return np.sqrt(np.maximum(np.float64(square), 0.0))
 
     def projection(self, point: ArrayLike, vector: Matrix) -> Matrix:
         """The vector itself: every m x n matrix is a tangent vector."""
@@ -130,8 +149,8 @@ class FullRank(Manifold):
         ValueError
             If no tangent vector has a norm, as at the zero matrix.
         """
-        point = self._require_point("point", point)
-        vector = self._metric.sharp(point, self._rng.standard_normal(self._shape))
+        covector = self._rng.standard_normal(self._shape)
+        vector = self.euclidean_to_riemannian_gradient(point, covector)
         norm = self.norm(point, vector)
         if not norm > 0:
             raise ValueError("point has no tangent vector of norm one: every direction is frozen")
@@ -145,19 +164,26 @@ class FullRank(Manifold):
         self, point: ArrayLike, euclidean_gradient: ArrayLike
     ) -> Matrix:
         """The Riemannian gradient: the metric's sharp of the Euclidean gradient."""
-        point = self._require_point("point", point)
-        return self._metric.sharp(point, euclidean_gradient)
+        return self._at(point, self._metric.sharp, euclidean_gradient=euclidean_gradient)
 
     def retraction(self, point: ArrayLike, tangent_vector: ArrayLike) -> Matrix:
         """Where a step leads, by the retraction that the manifold was made with."""
-        return self._retraction(self._require_point("point", point), tangent_vector)
+        return self._at(point, self._retraction, tangent_vector=tangent_vector)
 
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:
         """The vector itself, as in any chart."""
         return tangent_vector_a
 
-    def _require_point(self, name: str, point: ArrayLike) -> Matrix:
-        return point_of_shape(name, point, self._shape)
+    def _at(self, point: ArrayLike, function: Callable[..., Any], **vectors: ArrayLike) -> Any:
+        """A function of the metric at a point, which names bad arguments as pymanopt does."""
+        point = point_of_shape("point", point, self._shape)
+        try:
+            return function(point, *vectors.values())
+        except (TypeError, ValueError):
+            finite("point", point)
+            for name, vector in vectors.items():
+                matching_matrix(name, vector, "point", point)
+            raise
 
 
 def _linear_retraction(W: Matrix, X: ArrayLike) -> Matrix:
