@@ -14,11 +14,18 @@ from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
 Array = Any
 
 
+class NotFiniteError(ValueError):
+    """An array contains NaN or infinity."""
+
+
 def real_number(name: str, value: Any) -> float:
     """The value as a float, if it is a real number; a bool or a string is none."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be in the range of a float, got {value!r}") from error
 
 
 def positive_number(name: str, value: Any) -> float:
@@ -53,6 +60,19 @@ def integer(name: str, value: Any, *, least: int = 1) -> int:
     return int(number)
 
 
+def random_generator(name: str, value: Any) -> np.random.Generator:
+    """A source of randomness: a generator itself, or a new one from a seed."""
+    if isinstance(value, np.random.Generator):
+        return value
+    try:
+        return np.random.default_rng(None if value is None else integer(name, value, least=0))
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must be a numpy.random.Generator, a nonnegative whole number or None, "
+            f"got {value!r}"
+        ) from error
+
+
 def floating_array(name: str, value: Any) -> Array:
     """The value as an array of float32 or float64; integers become float64.
 
@@ -79,7 +99,7 @@ def finite(name: str, value: Array) -> Array:
     """The array itself, if it has neither NaN nor infinity."""
     xp = np if isinstance(value, np.ndarray) else array_namespace(value)
     if not xp.all(xp.isfinite(value)):
-        raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
+        raise NotFiniteError(f"{name} must be finite, but it contains NaN or infinity")
     return value
 
 

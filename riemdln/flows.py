@@ -14,7 +14,13 @@ from pymanopt import Problem
 from scipy.integrate import solve_ivp
 from tqdm.auto import tqdm
 
-from riemdln._validation import chained_layers, finite_array, positive_number
+from riemdln._validation import (
+    NotFiniteError,
+    chained_layers,
+    finite,
+    finite_array,
+    positive_number,
+)
 from riemdln.networks import end_to_end, imbalance, layer_gradients
 
 __all__ = ["Flow", "FlowError", "NetworkFlow", "gradient_flow", "network_flow"]
@@ -138,8 +144,8 @@ def gradient_flow(
 
     Notes
     -----
-    Whatever ends a flow early (`FlowError`, an error in the cost, KeyboardInterrupt) carries what
-    was computed until then in its attribute ``result``.
+    Whatever ends a flow after its first point (`FlowError`, an error in the cost,
+    KeyboardInterrupt) carries what was computed until then in its attribute ``result``.
 
     Examples
     --------
@@ -303,14 +309,18 @@ class _Integral(Generic[F]):
         times = _increasing("times", times)
         if gradient_tolerance is not None:
             gradient_tolerance = positive_number("gradient_tolerance", gradient_tolerance)
-        rows: Rows = [(times[0], *self.observe(state))]
+        rows: Rows = []
         states = self._states(times, state, gradient_tolerance, progress, options)
         try:
+            rows.append((times[0], *self.observe(state)))
             for time, reached in states:
                 rows.append((time, *self.observe(reached)))
         except BaseException as error:
-            error.result = self.collect(rows, f"stopped by {type(error).__name__}")  # type: ignore[attr-defined]
-            error.add_note("What the flow had computed is in this exception's attribute 'result'.")
+            if rows:
+                error.result = self.collect(rows, f"stopped by {type(error).__name__}")  # type: ignore[attr-defined]
+                error.add_note(
+                    "What the flow had computed is in this exception's attribute 'result'."
+                )
             raise
         finished = rows[-1][0] == times[-1]
         return self.collect(
@@ -371,7 +381,11 @@ class _Integral(Generic[F]):
 
     def _finite_velocity(self, time: float, state: Vector) -> Vector:
         # A trial step that overflows has no velocity; NaN makes the integrator shorten it.
-        return self.velocity(state) if np.isfinite(state).all() else np.full_like(state, np.nan)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return self.velocity(finite("state", state))
+        except NotFiniteError:
+            return np.full_like(state, np.nan)
 
 
 @contextmanager
@@ -393,6 +407,10 @@ def _solver_options(options: dict[str, Any], **named: Any) -> dict[str, Any]:
     reserved = {"args", "dense_output", "events", "fun", "t_eval", "t_span", "vectorized", "y0"}
     if taken := reserved.intersection(options):
         raise TypeError(f"options must not contain {', '.join(sorted(taken))}: the flow sets them")
+    named["rtol"] = positive_number("rtol", named["rtol"])
+    named["atol"] = finite_array("atol", named["atol"])
+    if np.any(named["atol"] < 0):
+        raise ValueError(f"atol must be nonnegative, got {named['atol']!r}")
     return options | named
 
 

@@ -11,12 +11,12 @@ writes a tangent vector.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 from array_api_compat import array_namespace
 
-# An array of any namespace that follows the array API standard.
-Array = Any
+from riemdln._validation import Array
 
 __all__ = ["Blocks", "Frame", "singular_frame"]
 
@@ -108,7 +108,7 @@ def singular_frame(W: Array) -> Frame:
 
     The factors are thin: neither m x m nor n x n for an m x n matrix with m != n. One row or
     one column w has the closed form s = |w|, w / |w|, and needs no decomposition; the zero
-    vector, for which any unit vector would do, gets the zero vector.
+    vector, for which any unit vector would do, gets the first one.
 
     Parameters
     ----------
@@ -131,13 +131,20 @@ def singular_frame(W: Array) -> Frame:
     m, n = W.shape[-2:]
     if min(m, n) > 1:
         return Frame(*xp.linalg.svd(W, full_matrices=False))
-    # Scaled by the largest entry, the squares of the norm neither overflow nor underflow.
     axes = {"axis": (-2, -1), "keepdims": True}
-    scale = xp.maximum(xp.max(W, **axes), -xp.min(W, **axes))
-    unit = W / xp.where(scale > 0, scale, 1.0)
-    norm = xp.linalg.vector_norm(unit, **axes)
-    unit /= xp.where(norm > 0, norm, 1.0)
-    s = (scale * norm)[..., 0]
+    limits = xp.finfo(W.dtype)
+    with np.errstate(over="ignore"):
+        norm = xp.linalg.vector_norm(W, **axes)
+    if not xp.all((norm > limits.smallest_normal**0.5 / limits.eps) & (norm < limits.max**0.5)):
+        # The squares of small or large entries are lost; scaled by the largest entry they are not.
+        scale = xp.maximum(xp.max(W, **axes), -xp.min(W, **axes))
+        scaled = W / xp.where(scale > 0, scale, 1.0)
+        norm = xp.linalg.vector_norm(scaled, **axes)
+        first = xp.reshape(xp.arange(m * n) == 0, (m, n))
+        unit = xp.where(norm > 0, scaled / xp.where(norm > 0, norm, 1.0), xp.astype(first, W.dtype))
+        s = (scale * norm)[..., 0]
+    else:
+        unit, s = W / norm, norm[..., 0]
     return Frame(None, s, unit) if m == 1 else Frame(unit, s, None)
 
 

@@ -8,15 +8,11 @@ the deep linear network for every real depth, infinity included.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from riemdln._validation import real_depth
-
-# An array of any namespace that follows the array API standard.
-Array = Any
+from riemdln._validation import Array, floating_array, real_depth
 
 __all__ = ["theta"]
 
@@ -62,7 +58,8 @@ def theta(s: Array, t: Array, depth: float) -> Array:
     -----
     With x = ln r^2 the quotient is expm1(x) / expm1(x / N), a smooth function of x in which a
     rounding error of x is harmless both at r -> 1, where x -> 0, and at r -> 0, where
-    x -> -inf. The ratio of the square roots does not underflow, whatever s and t are.
+    x -> -inf. The ratio of the square roots does not underflow, whatever s and t are; theta itself
+    may, or overflow, since it is of the size of M^{2 - 2/N}.
 
     References
     ----------
@@ -83,6 +80,7 @@ def theta(s: Array, t: Array, depth: float) -> Array:
     array([ 1.,  4., 16.])
     """
     depth = real_depth("depth", depth)
+    s, t = floating_array("s", s), floating_array("t", t)
     xp = array_namespace(s, t)
     root_s, root_t = xp.sqrt(s), xp.sqrt(t)
     tiny = xp.finfo(root_s.dtype).smallest_normal
@@ -90,7 +88,6 @@ def theta(s: Array, t: Array, depth: float) -> Array:
     with np.errstate(divide="ignore"):  # ln 0 = -inf is the right limit
         # Kept off zero by less than rounding, so that the quotient is defined at r = 1.
         x = xp.minimum(4 * xp.log(ratio), -1e-20)
-    power = 2 - 2 / depth
-    return xp.maximum(s**power, t**power) * (
-        xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
-    )
+    quotient = xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
+    larger = xp.maximum(s, t) ** (1 - 1 / depth)
+    return larger * quotient * larger  # in this order 0 where the quotient is, however large M is

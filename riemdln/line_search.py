@@ -29,8 +29,9 @@ class FixedStep:
 
     Notes
     -----
-    The optimizer is told the learning rate itself as the size of each step, not the
-    length of the step, so `min_step_size` never ends a run; `min_gradient_norm` does.
+    The optimizer is told the learning rate itself as the size of each step, not the length of
+    the step, so a run goes on until `min_gradient_norm` or `max_iterations` ends it. (A learning
+    rate below the optimizer's `min_step_size` would end it at once.)
     A learning rate that is too large makes the run diverge, until an error says that the
     gradient or the step is no longer finite.
 
@@ -45,7 +46,7 @@ class FixedStep:
         self.step_size = positive_number("step_size", step_size)
 
     def __repr__(self) -> str:
-        return f"FixedStep({self.step_size:g})"
+        return f"FixedStep({self.step_size:.15g})"
 
     def search(
         self, objective: Callable[..., float], manifold: Any, x: Any, d: Any, f0: float, df0: float

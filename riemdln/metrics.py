@@ -20,14 +20,17 @@ from riemdln._recent import Recent
 from riemdln._validation import (
     Array,
     finite,
+    finite_matrix,
     floating_array,
+    integer,
     matching_matrix,
     matrix_shape,
+    point_of_shape,
     real_depth,
 )
 from riemdln.frame import Blocks, Frame, singular_frame
 from riemdln.kernels import theta
-from riemdln.networks import balanced_layers, end_to_end, layer_gradients
+from riemdln.networks import end_to_end, layers_in_frame
 
 __all__ = ["DeepLinearMetric", "Metric", "SpectralMetric"]
 
@@ -67,48 +70,76 @@ class Metric(abc.ABC):
 
 
 class _SpectralPoint:
-    """What a spectral metric knows at one point: the frame, its factors, the last gradient."""
+    """What a spectral metric knows at one point: the frame, its factors, the last gradient.
 
-    def __init__(self, frame: Frame, theta: Blocks) -> None:
+    Parameters
+    ----------
+    frame : Frame
+        The frame of the point.
+    factors : callable
+        From a frame to the kernel on its blocks.
+    """
+
+    def __init__(self, frame: Frame, factors: Callable[[Frame], Blocks]) -> None:
         self.frame = frame
-        self.theta = theta
+        self.factors = factors
+        self.theta = factors(frame)
         self.covectors = Recent(size=1)
 
     @cached_property
     def least(self) -> Array:
-        xp = array_namespace(self.theta.M)
-        blocks = [xp.min(b, axis=(-2, -1), keepdims=True) for b in self.theta if b is not None]
-        return reduce(xp.minimum, blocks)
+        return _over_blocks("min", self.theta)
 
     @cached_property
     def largest(self) -> Array:
-        xp = array_namespace(self.theta.M)
-        blocks = [xp.max(b, axis=(-2, -1), keepdims=True) for b in self.theta if b is not None]
-        return reduce(xp.maximum, blocks)
+        return _over_blocks("max", self.theta)
 
     @cached_property
     def rounding_level(self) -> Array:
-        """The level of theta below which sharp is lost in its own rounding error."""
-        return array_namespace(self.theta.M).finfo(self.theta.M.dtype).eps * self.largest
+        """Below it theta is lost in the rounding error of sharp, or 1 / theta overflows."""
+        xp = array_namespace(self.theta.M)
+        limits = xp.finfo(self.theta.M.dtype)
+        level = limits.eps * self.largest
+        return xp.where(level > limits.smallest_normal, level, limits.smallest_normal)
+
+    @cached_property
+    def rounding(self) -> Array:
+        """Below it a singular value is a rounding error of the point, as in matrix_rank."""
+        U, s, Vt = self.frame
+        size = max(1 if U is None else U.shape[-2], 1 if Vt is None else Vt.shape[-1])
+        return size * array_namespace(s).finfo(s.dtype).eps * s[..., :1]
 
     @cached_property
     def is_regular(self) -> bool:
-        """Whether no direction is below the rounding level."""
-        return bool(array_namespace(self.theta.M).all(self.least > self.rounding_level))
+        """Whether no singular value is a rounding error, and no direction below the level."""
+        xp = array_namespace(self.theta.M)
+        return bool(
+            xp.all(self.frame.s[..., -1:] > self.rounding)
+            and xp.all(self.least > self.rounding_level)
+        )
 
     @cached_property
     def inverse(self) -> Blocks:
-        return self.inverse_above(self.rounding_level)
-
-    def inverse_above(self, level: Array) -> Blocks:
-        """The factors of flat: 1 / theta where theta exceeds the level, and 0 elsewhere."""
+        """The factors of flat: 1 / theta, and 0 in frozen directions."""
         xp = array_namespace(self.theta.M)
+        if self.is_regular:
+            return Blocks(*(None if b is None else 1 / b for b in self.theta))
+        s, level = self.frame.s, self.rounding_level
+        at_rank = self.factors(self.frame._replace(s=xp.where(s > self.rounding, s, 0.0)))
+        pairs = zip(self.theta, at_rank, strict=True)
         return Blocks(
             *(
-                None if b is None else xp.where(b > level, 1 / xp.where(b > level, b, 1.0), 0.0)
-                for b in self.theta
+                None if b is None else xp.where(c > level, 1 / xp.where(c > level, b, 1.0), 0.0)
+                for b, c in pairs
             )
         )
+
+
+def _over_blocks(reduction: str, blocks: Blocks) -> Array:
+    xp = array_namespace(blocks.M)
+    reduce_block, reduce_two = {"min": (xp.min, xp.minimum), "max": (xp.max, xp.maximum)}[reduction]
+    each = (reduce_block(b, axis=(-2, -1), keepdims=True) for b in blocks if b is not None)
+    return reduce(reduce_two, each)
 
 
 class SpectralMetric(Metric):
@@ -134,9 +165,9 @@ class SpectralMetric(Metric):
 
     Notes
     -----
-    All methods take stacks of matrices (..., m, n), in NumPy or in any namespace that follows the
-    array API standard. They never form an m x m or n x n factor for an m x n matrix, m != n.
-    Metrics may be shared by threads, copied and pickled.
+    `sharp`, `flat` and `inner` take stacks of matrices (..., m, n), in NumPy or in any namespace
+    that follows the array API standard. They never form an m x m or n x n factor for an m x n
+    matrix, m != n. Metrics may be shared by threads and copied, and pickled if their kernel can be.
 
     Examples
     --------
@@ -181,8 +212,10 @@ class SpectralMetric(Metric):
         """
         point, P = self._at(W, P=P)
         Z = point.frame.scale(P, point.theta)
-        if point.is_regular:
-            point.covectors.put(Z, P + 0.0)
+        # Of a gradient, inner is <P, .>: cheaper than to solve for P, and exact where W is nearly
+        # singular. A copy, because the caller may change P.
+        if isinstance(Z, np.ndarray) and P.shape == Z.shape and point.is_regular:
+            point.covectors.put(Z, P.copy())
         return Z
 
     def flat(self, W: Array, Z: Array) -> Array:
@@ -191,10 +224,11 @@ class SpectralMetric(Metric):
         (U^T Y V)_ij = (U^T Z V)_ij / theta(s_i, s_j)
 
         Directions in which theta is below the rounding level of `sharp` (the machine epsilon
-        times the largest theta at W) are frozen: no gradient can move W there, and what
-        Z has there, which can only be rounding error of a gradient, is taken as zero. So a run that
-        converges to a matrix of lower rank goes on smoothly, and at a rank-deficient W flat is the
-        pseudoinverse of sharp.
+        times the largest theta at W) are frozen: no gradient can move W there, and what Z has
+        there, which can only be rounding error of a gradient, is taken as zero. Singular values
+        up to max(m, n) times the machine epsilon times the largest one are rounding errors of W,
+        and count as zero in this. So a run that converges to a matrix of lower rank goes on
+        smoothly, and at a rank-deficient W flat is the pseudoinverse of sharp.
 
         Parameters
         ----------
@@ -238,20 +272,24 @@ class SpectralMetric(Metric):
             As for `sharp`.
         """
         point, X, Y = self._at(W, X=X, Y=Y)
+        if X.shape != Y.shape:
+            Y = matching_matrix("Y", Y, "X", X)
         xp = array_namespace(X)
-        # The gradient that sharp has just computed is flat of the covector it came from.
+        # The gradient that sharp has just computed is the sharp of the covector it came from.
         for gradient, vector in ((X, Y), (Y, X)):
             covector = point.covectors.find(gradient)
             if covector is not None:
                 return xp.sum(covector * vector, axis=(-2, -1))
         x, y = point.frame.split(X), point.frame.split(Y)
         blocks = zip(x, y, point.inverse, strict=True)
-        terms = (a * b * factor for a, b, factor in blocks if a is not None)
+        terms = (a * (b * factor) for a, b, factor in blocks if a is not None)
         return sum(xp.sum(term, axis=(-2, -1)) for term in terms)
 
     def _at(self, W: Array, **vectors: Array) -> tuple[Any, ...]:
         """What is known at W, and the vectors that were given there, checked under their names."""
         W = floating_array("W", W)
+        if W.ndim < 2:
+            matrix_shape("W", W)
         checked = [matching_matrix(name, vector, "W", W) for name, vector in vectors.items()]
         point = self._points.find(W)
         if point is None:
@@ -262,7 +300,7 @@ class SpectralMetric(Metric):
     def _decompose(self, W: Array) -> _SpectralPoint:
         self.require_shape(*matrix_shape("W", W))
         frame = singular_frame(finite("W", W))
-        point = _SpectralPoint(frame, self._factors(frame))
+        point = _SpectralPoint(frame, self._factors)
         xp = array_namespace(W)
         # A regular point needs no further look: what is above its rounding level is no NaN.
         if not (point.is_regular or xp.all((point.least >= 0) & (point.largest < math.inf))):
@@ -285,7 +323,7 @@ class SpectralMetric(Metric):
         """The kernel on all pairs of singular values, also where it does not depend on both."""
         value = self._kernel(s, t)
         shape = np.broadcast_shapes(tuple(s.shape), tuple(t.shape))
-        if getattr(value, "shape", None) == shape:
+        if getattr(value, "shape", None) == shape and value.dtype == s.dtype:
             return value
         xp = array_namespace(s)
         return xp.broadcast_to(xp.asarray(value, dtype=s.dtype), shape)
@@ -364,7 +402,7 @@ class DeepLinearMetric(SpectralMetric):
         return self._depth
 
     def __repr__(self) -> str:
-        return f"DeepLinearMetric(depth={self.depth:g})"
+        return f"DeepLinearMetric(depth={self.depth:.15g})"
 
     def require_shape(self, m: int, n: int) -> None:
         """Raise a ValueError at infinite depth unless m = n."""
@@ -402,16 +440,49 @@ class DeepLinearMetric(SpectralMetric):
         TypeError, ValueError
             As for `sharp`, or if the depth is not a whole number.
         """
-        layers = balanced_layers(W, self.depth)
-        point, X = self._at(W, X=X)
-        # The lift multiplies the covector by powers of the singular values, which undo what flat
-        # amplifies. So it has to freeze only directions in which both singular values are
-        # rounding errors of W, and a small one grows here as it does in the network.
-        rounding = np.finfo(X.dtype).eps * point.frame.s[..., :1, None]
-        inverse = point.inverse_above(self._theta(rounding, rounding) / 2)
-        covector = point.frame.scale(X, inverse)
-        lift = layer_gradients(layers, covector)
-        return end_to_end([layer + move for layer, move in zip(layers, lift, strict=True)])
+        depth = integer("depth", self.depth)
+        W = finite_matrix("W", W)
+        point, X = self._at(W, X=point_of_shape("X", X, W.shape))
+        if depth == 1:
+            return W + X
+        layers = layers_in_frame(point.frame, depth)
+        moves = self._horizontal_lift(point, X)
+        return end_to_end([layer + move for layer, move in zip(layers, moves, strict=True)])
+
+    def _horizontal_lift(self, point: _SpectralPoint, X: Array) -> list[Array]:
+        """The shortest motion of the canonical balanced layers that moves W by X.
+
+        Layer j moves by (W_N ... W_{j+1})^T p (W_{j-1} ... W_1)^T with p = flat(X). In the frame
+        the powers of the singular values and 1 / theta are multiplied first, so that none of them
+        amplifies what another one would undo, and a small singular value grows as it does in
+        the network.
+        """
+        (U, s, Vt), depth, x = point.frame, self.depth, point.frame.split(X)
+        eps = np.finfo(X.dtype).eps
+        noise = 8 * eps * np.max(np.abs(X))
+
+        def over_theta(block: Array, theta: Array, least: Array) -> Array:
+            # A direction is still where both singular values are rounding errors of W, or where
+            # X has but its own rounding error, which 1 / theta would amplify.
+            still = (theta <= least) | ((theta <= point.rounding_level) & (np.abs(block) <= noise))
+            return np.where(still, 0.0, block / np.where(still, 1.0, theta))
+
+        rounding = eps * s[:1, None]
+        M = over_theta(x.M, point.theta.M, self._theta(rounding, rounding) / 2)
+        powers = [s ** ((depth - j) / depth) for j in range(1, int(depth) + 1)]
+        moves = [
+            above[:, None] * M * below for above, below in zip(powers, powers[::-1], strict=True)
+        ]
+        if Vt is not None:
+            moves[0] = moves[0] @ Vt
+        if U is not None:
+            moves[-1] = U @ moves[-1]
+        edge = self._theta(rounding, 0 * rounding) / 2
+        if x.Vpt is not None:
+            moves[0] += powers[0][:, None] * over_theta(x.Vpt, point.theta.Vpt, edge)
+        if x.Up is not None:
+            moves[-1] += over_theta(x.Up, point.theta.Up, edge) * powers[0]
+        return moves
 
     def _decompose(self, W: Array) -> _SpectralPoint:
         if self.depth > 1:
@@ -419,4 +490,4 @@ class DeepLinearMetric(SpectralMetric):
         # Depth 1 is Euclidean: theta = 1 in every frame, so the standard frame will do.
         matrix_shape("W", finite("W", W))
         one = array_namespace(W).ones_like(W[..., :1, :1])
-        return _SpectralPoint(Frame(None, one[..., 0], None), Blocks(None, one, None))
+        return _SpectralPoint(Frame(None, one[..., 0], None), lambda _: Blocks(None, one, None))

@@ -15,12 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from riemdln._validation import (
     chained_layers,
+    finite,
     finite_matrix,
     integer,
     nonnegative_number,
     point_of_shape,
+    random_generator,
 )
-from riemdln.frame import singular_frame
+from riemdln.frame import Frame, singular_frame
 
 __all__ = ["balanced_layers", "end_to_end", "imbalance", "layer_gradients", "random_layers"]
 
@@ -97,7 +99,12 @@ def balanced_layers(W: ArrayLike, depth: float) -> list[Matrix]:
     W = finite_matrix("W", W)
     if depth == 1:
         return [W.copy()]
-    U, s, Vt = singular_frame(W)
+    return layers_in_frame(singular_frame(W), depth)
+
+
+def layers_in_frame(frame: Frame, depth: int) -> list[Matrix]:
+    """The canonical balanced layers, at least two, of the matrix that has this frame."""
+    U, s, Vt = frame
     root = np.diag(s ** (1 / depth))
     last = root if U is None else U @ root
     first = root if Vt is None else root @ Vt
@@ -141,6 +148,7 @@ def layer_gradients(layers: Sequence[ArrayLike], euclidean_gradient: ArrayLike) 
     layers = chained_layers("layers", layers)
     shape = (layers[-1].shape[0], layers[0].shape[1])
     gradient = point_of_shape("euclidean_gradient", euclidean_gradient, shape)
+    finite("euclidean_gradient", gradient)
     # below[j] = W_j ... W_1 and pulled[j] = (W_N ... W_{j+1})^T grad E, each built from the last.
     below = list(accumulate(layers[:-1], lambda product, layer: layer @ product))
     pulled = list(accumulate(layers[:0:-1], lambda G, layer: layer.T @ G, initial=gradient))[::-1]
@@ -224,12 +232,12 @@ def random_layers(
     if not isinstance(widths, (Sequence, np.ndarray)) or len(widths) < 2:
         raise ValueError(f"widths must list at least an input and an output width, got {widths!r}")
     widths = [integer(f"widths[{j}]", width) for j, width in enumerate(widths)]
-    if initialization not in ("near-zero", "near-identity"):
+    if not isinstance(initialization, str) or initialization not in ("near-zero", "near-identity"):
         raise ValueError(
             f"initialization must be 'near-zero' or 'near-identity', got {initialization!r}"
         )
     scale = nonnegative_number("scale", scale)
-    rng = np.random.default_rng(rng)
+    rng = random_generator("rng", rng)
     centre = 1.0 if initialization == "near-identity" else 0.0
     return [
         centre * np.eye(rows, columns) + scale * rng.standard_normal((rows, columns))

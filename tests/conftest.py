@@ -24,6 +24,15 @@ def sharp_by_powers(W, P, depth):
     )
 
 
+def spectral_definition(squares, other_squares, depth):
+    """Equation (3), from its quotient: the kernel on all pairs of squared singular values."""
+    a, b = np.meshgrid(squares, other_squares, indexing="ij")
+    close = np.abs(a - b) <= 1e-9 * np.maximum(a, b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient = (a - b) / (a ** (1 / depth) - b ** (1 / depth))
+    return np.where(close, depth * ((a + b) / 2) ** (1 - 1 / depth), quotient)
+
+
 def sharp_by_quadrature(W, P, nodes=40):
     """The limit of equation (1) over N: the integral of (W W^T)^{1-u} P (W^T W)^u over [0, 1]."""
     points, weights = np.polynomial.legendre.leggauss(nodes)

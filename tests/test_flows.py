@@ -14,7 +14,6 @@ from riemdln import (
     network_flow,
     random_layers,
 )
-from riemdln.kernels import theta
 from tests.conftest import random_matrix
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
@@ -64,7 +63,8 @@ def test_singular_values_obey_their_equation(rng, depth):
     values = [np.linalg.svd(point)[1] for point in flow.points]
     U, s, Vt = np.linalg.svd(flow.points[1])
     P = problem.euclidean_gradient(flow.points[1])
-    expected = -theta(s, s, depth) * np.diag(U.T @ P @ Vt.T)
+    factor = s**2 if np.isinf(depth) else depth * s ** (2 - 2 / depth)
+    expected = -factor * np.diag(U.T @ P @ Vt.T)
     np.testing.assert_allclose((values[2] - values[0]) / (2 * h), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -216,3 +216,67 @@ def test_takes_the_first_step_and_refuses_options_of_its_own():
     assert flow.times[-1] == 1
     with pytest.raises(TypeError, match="^options must not contain events, t_eval"):
         gradient_flow(problem, np.eye(2), [0, 1], events=None, t_eval=None)
+
+
+def exploding_problem(evaluations=None):
+    """A cost whose gradient overflows where a trial step leads, though the flow is tame."""
+    manifold = FullRank(1, 1, DeepLinearMetric(3))
+
+    @pymanopt.function.numpy(manifold)
+    def cost(W):
+        return np.cosh(40 * W[0, 0])
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(W):
+        if evaluations is not None:
+            evaluations.append(W)
+        return 40 * np.sinh(40 * W)
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("method", ["DOP853", "RK45"])
+def test_shortens_trial_steps_that_overflow(method):
+    flow = gradient_flow(exploding_problem(), [[2.0]], [0, 1e-30, 1e-3], method=method)
+    assert np.isfinite(flow.costs).all()
+    assert flow.costs[-1] < 10 * np.cosh(40 * 0.2)
+
+
+def test_starts_may_be_whole_numbers_or_of_single_precision():
+    problem = problem_on(FullRank(2, 2, DeepLinearMetric(2)), np.eye(2))
+    reference = gradient_flow(problem, 2 * np.eye(2), [0, 1]).points[-1]
+    for dtype in (int, np.float32):
+        flow = gradient_flow(problem, 2 * np.eye(2, dtype=dtype), [0, 1])
+        np.testing.assert_allclose(flow.points[-1], reference, rtol=1e-12)
+
+
+def test_takes_over_the_step_size_from_one_time_to_the_next():
+    counts = []
+    for times in ([0, 1], np.linspace(0, 1, 11)):
+        manifold, evaluations = Euclidean(1), []
+
+        @pymanopt.function.numpy(manifold)
+        def cost(x):
+            return float(x[0] ** 2 / 2)
+
+        @pymanopt.function.numpy(manifold)
+        def gradient(x, evaluations=evaluations):
+            evaluations.append(x)
+            return x
+
+        problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+        gradient_flow(problem, [1.0], times, method="RK23", rtol=1e-8)
+        counts.append(len(evaluations))
+    # A step found anew at every time would cost more than twice as many.
+    assert counts[1] < 1.5 * counts[0]
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize(
+    ("bad", "error"), [(np.nan, ValueError), (-1.0, ValueError), ("a", TypeError)]
+)
+def test_refuses_bad_tolerances(name, bad, error):
+    problem = problem_on(FullRank(1, 1, DeepLinearMetric(2)), 2.0)
+    with pytest.raises(error, match=f"^{name} must be"):
+        gradient_flow(problem, [[1.0]], [0, 1], **{name: bad})

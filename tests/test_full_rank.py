@@ -100,6 +100,18 @@ def test_small_singular_values_grow_as_in_the_network(depth):
     np.testing.assert_allclose(step[1, 1], end_to_end(moved)[1, 1], rtol=1e-10)
 
 
+@pytest.mark.parametrize("smallest", [1e-6, 1e-10, 1e-13, 0.0])
+@pytest.mark.parametrize("depth", [2, 3, 10])
+@pytest.mark.parametrize(("m", "n"), [(3, 5), (5, 3), (3, 3)])
+def test_the_network_step_is_the_layers_near_lower_rank(rng, m, n, depth, smallest):
+    manifold = FullRank(m, n, DeepLinearMetric(depth), retraction="network")
+    W, P, h = random_matrix(rng, m, n, [1.0, 0.5, smallest]), rng.standard_normal((m, n)), 0.1
+    layers = balanced_layers(W, depth)
+    moved = [L - h * G for L, G in zip(layers, layer_gradients(layers, P), strict=True)]
+    step = manifold.retraction(W, -h * manifold.euclidean_to_riemannian_gradient(W, P))
+    np.testing.assert_allclose(step, end_to_end(moved), atol=1e-11)
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_the_linear_step_differs_from_the_layers_by_the_square_of_the_step_size(rng, depth):
     W, P = random_matrix(rng, 3, 4), rng.standard_normal((3, 4))
@@ -179,12 +191,16 @@ def test_refuses_points_and_vectors_of_another_shape():
     good, bad = np.ones((2, 3)), np.ones((3, 2))
     with pytest.raises(ValueError, match="^point must have shape"):
         manifold.euclidean_to_riemannian_gradient(bad, good)
-    with pytest.raises(ValueError, match="^tangent_vector must have the shape"):
+    with pytest.raises(ValueError, match="^tangent_vector must have shape"):
         manifold.retraction(good, bad)
-    with pytest.raises(ValueError, match="^euclidean_gradient must have the shape of point"):
+    with pytest.raises(ValueError, match="^euclidean_gradient must have shape"):
         manifold.euclidean_to_riemannian_gradient(good, bad)
     with pytest.raises(ValueError, match="^tangent_vector_b must be finite"):
         manifold.inner_product(good, good, np.full((2, 3), np.nan))
+    with pytest.raises(ValueError, match="^tangent_vector must have shape"):
+        manifold.norm(good, np.ones((4, 2, 3)))
+    with pytest.raises(ValueError, match="^point must be finite"):
+        manifold.retraction(np.full((2, 3), np.inf), good)
     with pytest.raises(ValueError, match="^point must be finite"):
         manifold.norm(np.full((2, 3), np.inf), good)
 

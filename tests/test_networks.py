@@ -135,3 +135,18 @@ def test_random_layers_refuses_bad_arguments(arguments, message):
 def test_layer_gradients_refuses_a_gradient_of_another_shape():
     with pytest.raises(ValueError, match="^euclidean_gradient must have shape"):
         layer_gradients([np.ones((2, 3))], np.ones((3, 2)))
+
+
+def test_refuses_bad_seeds_and_depths_beyond_a_float():
+    for bad, error in (("a", TypeError), (-1, ValueError), (True, TypeError), (1.5, ValueError)):
+        with pytest.raises(error, match="^rng must be"):
+            random_layers([2, 3], rng=bad)
+    with pytest.raises(ValueError, match="^depth must be"):
+        balanced_layers(np.eye(2), 10**400)
+
+
+def test_refuses_a_point_that_is_no_matrix_and_a_gradient_that_is_not_finite():
+    with pytest.raises(ValueError, match="^W must be a matrix"):
+        balanced_layers(np.ones(2), 3)
+    with pytest.raises(ValueError, match="^euclidean_gradient must be finite"):
+        layer_gradients([np.eye(2)], np.full((2, 2), np.nan))

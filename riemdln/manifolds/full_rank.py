@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._validation import finite, integer, matching_matrix, point_of_shape
+from riemdln._validation import (
+    NotFiniteError,
+    finite,
+    integer,
+    point_of_shape,
+    random_generator,
+)
 from riemdln.metrics import Metric
 
 __all__ = ["FullRank"]
@@ -85,7 +91,7 @@ class FullRank(Manifold):
             raise TypeError(f"metric must be a riemdln.Metric, got {metric!r}")
         metric.require_shape(m, n)
         retractions = {"linear": _linear_retraction, **metric.retractions()}
-        if retraction not in retractions:
+        if not isinstance(retraction, str) or retraction not in retractions:
             raise ValueError(
                 f"retraction must be one of {', '.join(map(repr, retractions))} with "
                 f"{metric!r}, got {retraction!r}"
@@ -94,7 +100,7 @@ class FullRank(Manifold):
         self._shape = (m, n)
         self._metric = metric
         self._retraction = retractions[retraction]
-        self._rng = np.random.default_rng(rng)
+        self._rng = random_generator("rng", rng)
         super().__init__(f"Manifold of {m}x{n} matrices of full rank with {metric!r}", m * n)
 
     def __repr__(self) -> str:
@@ -177,14 +183,14 @@ class FullRank(Manifold):
     def _at(self, point: ArrayLike, function: Callable[..., Any], **vectors: ArrayLike) -> Any:
         """A function of the metric at a point, which names bad arguments as pymanopt does."""
         point = point_of_shape("point", point, self._shape)
+        checked = [point_of_shape(name, vector, self._shape) for name, vector in vectors.items()]
         try:
-            return function(point, *vectors.values())
-        except (TypeError, ValueError):
-            finite("point", point)
-            for name, vector in vectors.items():
-                matching_matrix(name, vector, "point", point)
+            return function(point, *checked)
+        except NotFiniteError:
+            for name, array in zip(("point", *vectors), (point, *checked), strict=True):
+                finite(name, array)
             raise
 
 
-def _linear_retraction(W: Matrix, X: ArrayLike) -> Matrix:
-    return W + matching_matrix("tangent_vector", X, "point", W)
+def _linear_retraction(W: Matrix, X: Matrix) -> Matrix:
+    return finite("point", W + X)
