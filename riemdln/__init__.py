@@ -10,7 +10,7 @@ from importlib.metadata import version
 from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, network_flow
 from riemdln.line_search import FixedStep
 from riemdln.manifolds import FullRank
-from riemdln.metrics import DeepLinearMetric, Metric, SpectralMetric
+from riemdln.metrics import DeepLinearMetric, KroneckerMetric, Metric, SpectralMetric
 from riemdln.networks import (
     balanced_layers,
     end_to_end,
@@ -27,6 +27,7 @@ __all__ = [
     "Flow",
     "FlowError",
     "FullRank",
+    "KroneckerMetric",
     "Metric",
     "NetworkFlow",
     "SpectralMetric",

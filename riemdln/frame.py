@@ -38,6 +38,21 @@ class Blocks(NamedTuple):
     M: Array
     Vpt: Array | None
 
+    @property
+    def mT(self) -> Blocks:
+        """The blocks of the transpose, in the frame of the transpose."""
+        Up, M, Vpt = (None if block is None else block.mT for block in self)
+        return Blocks(Vpt, M, Up)
+
+    def root(self) -> Blocks:
+        """The square root of factors, entrywise."""
+        return Blocks(*(None if block is None else block**0.5 for block in self))
+
+    def plus(self, other: Blocks) -> Blocks:
+        """The sum, block by block."""
+        pairs = zip(self, other, strict=True)
+        return Blocks(*(None if block is None else block + term for block, term in pairs))
+
 
 class Frame(NamedTuple):
     """The frame W = U diag(s) V^T of a matrix (..., m, n) or of a stack of them.
@@ -77,6 +92,17 @@ class Frame(NamedTuple):
         if not self.spans_rows:
             Vpt = UtZ - _product(M, Vt)
         return Blocks(Up, M, Vpt)
+
+    def join(self, blocks: Blocks) -> Array:
+        """Put the blocks of a matrix together: U M V^T + Up V^T + U Vp^T."""
+        U, Vt = self.U, self.Vt
+        UtZ = blocks.M if Vt is None else _product(blocks.M, Vt)
+        if blocks.Vpt is not None:
+            UtZ = UtZ + blocks.Vpt
+        Z = UtZ if U is None else _product(U, UtZ)
+        if blocks.Up is not None:
+            Z = Z + (blocks.Up if Vt is None else _product(blocks.Up, Vt))
+        return Z
 
     def scale(self, Z: Array, factors: Blocks) -> Array:
         """Multiply the blocks of a matrix entrywise by factors, and put them together again.

@@ -1,16 +1,10 @@
-"""Metrics on matrices. A metric is given by its cometric, from covectors to tangent vectors.
-
-`Metric` is what every metric offers, `SpectralMetric` has it in closed form for metrics that
-act entrywise in the frame of the singular value decomposition, and `DeepLinearMetric` is the
-one that a deep linear network of a given depth puts on its end-to-end matrix.
-"""
+"""Metrics that act entrywise in the frame of the singular value decomposition."""
 
 from __future__ import annotations
 
-import abc
 import math
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial, reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -20,56 +14,19 @@ from riemdln._recent import Recent
 from riemdln._validation import (
     Array,
     finite,
-    finite_matrix,
     floating_array,
-    integer,
     matching_matrix,
     matrix_shape,
-    point_of_shape,
-    real_depth,
 )
 from riemdln.frame import Blocks, Frame, singular_frame
-from riemdln.kernels import theta
-from riemdln.networks import end_to_end, layers_in_frame
+from riemdln.kernels import DividedDifference, Kernel, numerical_divided_difference
+from riemdln.metrics.metric import Metric, Transport
+from riemdln.variation import Variation, left_variation
 
-__all__ = ["DeepLinearMetric", "Metric", "SpectralMetric"]
-
-Retraction = Callable[[Array, Array], Array]
-
-
-class Metric(abc.ABC):
-    """A Riemannian metric on m x n matrices, given by its cometric.
-
-    At each point W the cometric `sharp` turns a covector (a Euclidean gradient) into a tangent
-    vector (the Riemannian gradient); it is linear, symmetric and positive definite. `flat` is its
-    inverse, and the metric itself is g_W(X, Y) = <X, flat(W, Y)> with <X, Y> = Tr(X^T Y).
-
-    Points are matrices (m, n); a metric may also take stacks of them (..., m, n).
-    """
-
-    @abc.abstractmethod
-    def sharp(self, W: Array, P: Array) -> Array:
-        """The cometric A_W: from a covector to the tangent vector that it stands for."""
-
-    @abc.abstractmethod
-    def flat(self, W: Array, Z: Array) -> Array:
-        """The inverse of `sharp`: from a tangent vector to the covector that stands for it."""
-
-    def inner(self, W: Array, X: Array, Y: Array) -> Array:
-        """The inner product g_W(X, Y) = <X, flat(W, Y)> of two tangent vectors."""
-        covector = self.flat(W, Y)
-        xp = array_namespace(covector)
-        return xp.sum(matching_matrix("X", X, "W", covector) * covector, axis=(-2, -1))
-
-    def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
-        """Raise a ValueError where the metric does not exist on m x n matrices."""
-
-    def retractions(self) -> Mapping[str, Retraction]:
-        """The retractions (W, X) -> point that belong to this metric, by name."""
-        return {}
+__all__ = ["SpectralMetric"]
 
 
-class _SpectralPoint:
+class SpectralPoint:
     """What a spectral metric knows at one point: the frame, its factors, the last gradient.
 
     Parameters
@@ -78,11 +35,19 @@ class _SpectralPoint:
         The frame of the point.
     factors : callable
         From a frame to the kernel on its blocks.
+    differences : pair of callables
+        The divided differences of the kernel in its first and in its second argument.
     """
 
-    def __init__(self, frame: Frame, factors: Callable[[Frame], Blocks]) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        factors: Callable[[Frame], Blocks],
+        differences: tuple[DividedDifference, DividedDifference],
+    ) -> None:
         self.frame = frame
         self.factors = factors
+        self.differences = differences
         self.theta = factors(frame)
         self.covectors = Recent(size=1)
 
@@ -134,6 +99,27 @@ class _SpectralPoint:
             )
         )
 
+    @cached_property
+    def left(self) -> Variation:
+        """How theta varies with W W^T."""
+        return left_variation(self.frame.s, self.differences[0], spans_rows=self.frame.spans_rows)
+
+    @cached_property
+    def right(self) -> Variation:
+        """How theta varies with W^T W, on transposes."""
+        first, second = self.differences
+        if first is second and self.frame.spans_rows and self.frame.spans_columns:
+            return self.left
+        return left_variation(self.frame.s, second, spans_rows=self.frame.spans_columns)
+
+    def moving(self, blocks: Blocks) -> Blocks:
+        """The blocks of a tangent vector without its frozen directions."""
+        if self.is_regular:
+            return blocks
+        xp = array_namespace(self.theta.M)
+        pairs = zip(blocks, self.inverse, strict=True)
+        return Blocks(*(None if b is None else xp.where(f > 0, b, 0.0) for b, f in pairs))
+
 
 def _over_blocks(reduction: str, blocks: Blocks) -> Array:
     xp = array_namespace(blocks.M)
@@ -157,7 +143,12 @@ class SpectralMetric(Metric):
     ----------
     kernel : callable
         ``kernel(s, t)`` on arrays of singular values that broadcast together; nonnegative,
-        and positive where s and t are.
+        and positive where s and t are. It need not be symmetric.
+    divided_difference : callable or pair of callables, optional
+        ``divided_difference(a, b, t)`` is (theta(a, t) - theta(b, t)) / (a^2 - b^2), with its limit
+        at a = b, for the derivatives of the metric. A kernel that is not symmetric takes a pair:
+        this, and (theta(t, a) - theta(t, b)) / (a^2 - b^2). By default both are computed from the
+        kernel, to about ten digits where singular values are neither tiny nor clustered.
 
     See Also
     --------
@@ -179,10 +170,31 @@ class SpectralMetric(Metric):
            [3., 4.]])
     """
 
-    def __init__(self, kernel: Callable[[Array, Array], Array]) -> None:
+    takes_stacks = True
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        divided_difference: (
+            DividedDifference | tuple[DividedDifference, DividedDifference] | None
+        ) = None,
+    ) -> None:
         if not callable(kernel):
             raise TypeError(f"kernel must be a function of two singular values, got {kernel!r}")
+        if divided_difference is None:
+            divided_difference = (
+                numerical_divided_difference(kernel),
+                numerical_divided_difference(lambda s, t: kernel(t, s)),
+            )
+        elif callable(divided_difference):
+            divided_difference = divided_difference, divided_difference
+        first, second = divided_difference
+        if not (callable(first) and callable(second)):
+            raise TypeError(
+                f"divided_difference must be a function or a pair, got {divided_difference!r}"
+            )
         self._kernel = kernel
+        self._differences = first, second
         self._points = Recent()
 
     def __repr__(self) -> str:
@@ -285,6 +297,101 @@ class SpectralMetric(Metric):
         terms = (a * (b * factor) for a, b, factor in blocks if a is not None)
         return sum(xp.sum(term, axis=(-2, -1)) for term in terms)
 
+    def sharp_derivative(self, W: Array, X: Array, p: Array) -> Array:
+        """The derivative DA_W[X] p of `sharp` along a tangent vector, applied to a covector.
+
+        In the frame, by divided differences of theta: see `riemdln.variation`. Frozen directions
+        of X (see `flat`) count as zero.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+        X : array (..., m, n)
+            A tangent vector: the direction in which W moves.
+        p : array (..., m, n)
+            A covector, held fixed.
+
+        Returns
+        -------
+        array (..., m, n)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `sharp`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import riemdln
+        >>> metric = riemdln.DeepLinearMetric(depth=2)
+        >>> metric.sharp_derivative([[3.0]], [[1.0]], [[1.0]])  # A(p) = 2 w p
+        array([[2.]])
+        """
+        point, X, p = self._at(W, X=X, p=p)
+        if self.is_constant:
+            return 0.0 * (X + p)
+        x, p = point.moving(point.frame.split(X)), point.frame.split(p)
+        left = point.left.derivative(x, p)
+        return point.frame.join(left.plus(point.right.derivative(x.mT, p.mT).mT))
+
+    def sharp_derivative_adjoint(self, W: Array, p: Array, q: Array) -> Array:
+        """The covector Xi_W(p, q) of X -> <p, DA_W[X] q>, symmetric in p and q.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+        p, q : array (..., m, n)
+            Covectors, held fixed.
+
+        Returns
+        -------
+        array (..., m, n)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `sharp`.
+        """
+        point, p, q = self._at(W, p=p, q=q)
+        if self.is_constant:
+            return 0.0 * (p + q)
+        p, q = point.frame.split(p), point.frame.split(q)
+        left = point.left.adjoint(p, q)
+        adjoint = left.plus(point.right.adjoint(p.mT, q.mT).mT)
+        return point.frame.join(point.moving(adjoint))
+
+    def isometric_transport(self, W_a: Array, W_b: Array, X: Array) -> Array:
+        """The isometry A_b^{1/2} A_a^{-1/2} from tangent vectors at W_a to those at W_b.
+
+        It keeps inner products: g_b of the images is g_a of the vectors. Frozen directions of X
+        at W_a (see `flat`) are lost.
+
+        Parameters
+        ----------
+        W_a, W_b : array (..., m, n)
+            The points.
+        X : array (..., m, n)
+            A tangent vector at W_a.
+
+        Returns
+        -------
+        array (..., m, n)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `sharp`.
+        """
+        (at_a, X), (at_b,) = self._at(W_a, X=X), self._at(W_b)
+        return at_b.frame.scale(at_a.frame.scale(X, at_a.inverse.root()), at_b.theta.root())
+
+    def transports(self) -> Mapping[str, Transport]:
+        """The isometric transport."""
+        return {"isometric": self.isometric_transport}
+
     def _at(self, W: Array, **vectors: Array) -> tuple[Any, ...]:
         """What is known at W, and the vectors that were given there, checked under their names."""
         W = floating_array("W", W)
@@ -297,10 +404,10 @@ class SpectralMetric(Metric):
             self._points.put(W, point)
         return point, *checked
 
-    def _decompose(self, W: Array) -> _SpectralPoint:
+    def _decompose(self, W: Array) -> SpectralPoint:
         self.require_shape(*matrix_shape("W", W))
         frame = singular_frame(finite("W", W))
-        point = _SpectralPoint(frame, self._factors)
+        point = SpectralPoint(frame, self._factors, self._differences)
         xp = array_namespace(W)
         # A regular point needs no further look: what is above its rounding level is no NaN.
         if not (point.is_regular or xp.all((point.least >= 0) & (point.largest < math.inf))):
@@ -338,156 +445,3 @@ class SpectralMetric(Metric):
             for start in range(0, count, rows)
         ]
         return array_namespace(row).concat(slabs, axis=-2)
-
-
-class DeepLinearMetric(SpectralMetric):
-    r"""The metric g^N that a deep linear network of depth N puts on its end-to-end matrix.
-
-    Training the layers of a balanced network by gradient flow moves W = W_N ... W_1 by the
-    Riemannian gradient flow of this metric, whose cometric is
-
-    .. math::
-
-        A_{N,W}(P) = \sum_{k=1}^{N} (W W^T)^{(N-k)/N} \, P \, (W^T W)^{(k-1)/N}.
-
-    Parameters
-    ----------
-    depth : float
-        The depth N: any real number from 1, the Euclidean metric, to ``math.inf``, the limit of
-        A_{N,W} / N. At infinite depth the row or the column space of a matrix that is not square
-        cannot move, so there the metric exists on square matrices only.
-
-    Raises
-    ------
-    TypeError
-        If `depth` is not a real number.
-    ValueError
-        If `depth` is less than 1 or NaN.
-
-    Notes
-    -----
-    Nothing here costs more at a greater depth: see `riemdln.kernels.theta`. `flat` solves the
-    generalized Sylvester equation A_{N,W}(Y) = Z. For one row or one column w
-
-    .. math:: A_{N,w}(p) = |w|^{2-2/N} (p + (N-1) \, \mathrm{Pr}_w p),
-
-    an adaptive step size and a term like momentum (Claim 2 of the 2018 paper).
-
-    References
-    ----------
-    S. Arora, N. Cohen, E. Hazan. On the optimization of deep networks: implicit acceleration by
-    overparameterization. ICML 2018, Theorem 1 and Claim 2.
-    G. Menon. The geometry of the deep linear network. 2024, section 4.3.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import riemdln
-    >>> metric = riemdln.DeepLinearMetric(depth=3)
-    >>> W, P = np.diag([1.0, 8.0]), np.ones((2, 2))
-    >>> np.round(metric.sharp(W, P), 12)
-    array([[ 3., 21.],
-           [21., 48.]])
-    >>> np.allclose(metric.flat(W, metric.sharp(W, P)), P)
-    True
-    """
-
-    def __init__(self, depth: float) -> None:
-        self._depth = real_depth("depth", depth)
-        super().__init__(partial(theta, depth=self.depth))
-
-    @property
-    def depth(self) -> float:
-        """The depth N."""
-        return self._depth
-
-    def __repr__(self) -> str:
-        return f"DeepLinearMetric(depth={self.depth:.15g})"
-
-    def require_shape(self, m: int, n: int) -> None:
-        """Raise a ValueError at infinite depth unless m = n."""
-        if math.isinf(self.depth) and m != n:
-            raise ValueError(
-                f"the metric of infinite depth exists on square matrices only, got {m} x {n}: "
-                "theta(s, 0) = 0 freezes the row or column space of any other matrix"
-            )
-
-    def retractions(self) -> Mapping[str, Retraction]:
-        """The network retraction, where the depth is a whole number."""
-        return {"network": self.network_retraction} if self.depth.is_integer() else {}
-
-    def network_retraction(self, W: Array, X: Array) -> Array:
-        """Where a step X takes W when the layers of a real network take it.
-
-        The canonical balanced layers of W (`riemdln.balanced_layers`) each move along the
-        horizontal lift of X, and are multiplied. For X = -h sharp(W, grad E) this is
-        exactly one step of gradient descent on the layers, with learning rate h; W + X agrees
-        with it up to O(h^2).
-
-        Parameters
-        ----------
-        W : array (m, n)
-            The point.
-        X : array (m, n)
-            A tangent vector.
-
-        Returns
-        -------
-        array (m, n)
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for `sharp`, or if the depth is not a whole number.
-        """
-        depth = integer("depth", self.depth)
-        W = finite_matrix("W", W)
-        point, X = self._at(W, X=point_of_shape("X", X, W.shape))
-        if depth == 1:
-            return W + X
-        layers = layers_in_frame(point.frame, depth)
-        moves = self._horizontal_lift(point, X)
-        return end_to_end([layer + move for layer, move in zip(layers, moves, strict=True)])
-
-    def _horizontal_lift(self, point: _SpectralPoint, X: Array) -> list[Array]:
-        """The shortest motion of the canonical balanced layers that moves W by X.
-
-        Layer j moves by (W_N ... W_{j+1})^T p (W_{j-1} ... W_1)^T with p = flat(X). In the frame
-        the powers of the singular values and 1 / theta are multiplied first, so that none of them
-        amplifies what another one would undo, and a small singular value grows as it does in
-        the network.
-        """
-        (U, s, Vt), depth, x = point.frame, self.depth, point.frame.split(X)
-        eps = np.finfo(X.dtype).eps
-        noise = 8 * eps * np.max(np.abs(X))
-
-        def over_theta(block: Array, theta: Array, least: Array) -> Array:
-            # A direction is still where both singular values are rounding errors of W, or where
-            # X has but its own rounding error, which 1 / theta would amplify.
-            still = (theta <= least) | ((theta <= point.rounding_level) & (np.abs(block) <= noise))
-            return np.where(still, 0.0, block / np.where(still, 1.0, theta))
-
-        rounding = eps * s[:1, None]
-        M = over_theta(x.M, point.theta.M, self._theta(rounding, rounding) / 2)
-        powers = [s ** ((depth - j) / depth) for j in range(1, int(depth) + 1)]
-        moves = [
-            above[:, None] * M * below for above, below in zip(powers, powers[::-1], strict=True)
-        ]
-        if Vt is not None:
-            moves[0] = moves[0] @ Vt
-        if U is not None:
-            moves[-1] = U @ moves[-1]
-        edge = self._theta(rounding, 0 * rounding) / 2
-        if x.Vpt is not None:
-            moves[0] += powers[0][:, None] * over_theta(x.Vpt, point.theta.Vpt, edge)
-        if x.Up is not None:
-            moves[-1] += over_theta(x.Up, point.theta.Up, edge) * powers[0]
-        return moves
-
-    def _decompose(self, W: Array) -> _SpectralPoint:
-        if self.depth > 1:
-            return super()._decompose(W)
-        # Depth 1 is Euclidean: theta = 1 in every frame, so the standard frame will do.
-        matrix_shape("W", finite("W", W))
-        one = array_namespace(W).ones_like(W[..., :1, :1])
-        return _SpectralPoint(Frame(None, one[..., 0], None), lambda _: Blocks(None, one, None))

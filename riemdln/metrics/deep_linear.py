@@ -1,0 +1,185 @@
+"""The metric that a deep linear network puts on its end-to-end matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from riemdln._validation import (
+    Array,
+    finite,
+    finite_matrix,
+    integer,
+    matrix_shape,
+    point_of_shape,
+    real_depth,
+)
+from riemdln.frame import Blocks, Frame
+from riemdln.kernels import divided_difference, theta
+from riemdln.metrics.metric import Retraction
+from riemdln.metrics.spectral import SpectralMetric, SpectralPoint
+from riemdln.networks import end_to_end, layers_in_frame
+
+__all__ = ["DeepLinearMetric"]
+
+
+class DeepLinearMetric(SpectralMetric):
+    r"""The metric g^N that a deep linear network of depth N puts on its end-to-end matrix.
+
+    Training the layers of a balanced network by gradient flow moves W = W_N ... W_1 by the
+    Riemannian gradient flow of this metric, whose cometric is
+
+    .. math::
+
+        A_{N,W}(P) = \sum_{k=1}^{N} (W W^T)^{(N-k)/N} \, P \, (W^T W)^{(k-1)/N}.
+
+    Parameters
+    ----------
+    depth : float
+        The depth N: any real number from 1, the Euclidean metric, to ``math.inf``, the limit of
+        A_{N,W} / N. At infinite depth the row or the column space of a matrix that is not square
+        cannot move, so there the metric exists on square matrices only.
+
+    Raises
+    ------
+    TypeError
+        If `depth` is not a real number.
+    ValueError
+        If `depth` is less than 1 or NaN.
+
+    Notes
+    -----
+    Nothing here costs more at a greater depth: see `riemdln.kernels.theta`. `flat` solves the
+    generalized Sylvester equation A_{N,W}(Y) = Z. For one row or one column w
+
+    .. math:: A_{N,w}(p) = |w|^{2-2/N} (p + (N-1) \, \mathrm{Pr}_w p),
+
+    an adaptive step size and a term like momentum (Claim 2 of the 2018 paper).
+
+    References
+    ----------
+    S. Arora, N. Cohen, E. Hazan. On the optimization of deep networks: implicit acceleration by
+    overparameterization. ICML 2018, Theorem 1 and Claim 2.
+    G. Menon. The geometry of the deep linear network. 2024, section 4.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> metric = riemdln.DeepLinearMetric(depth=3)
+    >>> W, P = np.diag([1.0, 8.0]), np.ones((2, 2))
+    >>> np.round(metric.sharp(W, P), 12)
+    array([[ 3., 21.],
+           [21., 48.]])
+    >>> np.allclose(metric.flat(W, metric.sharp(W, P)), P)
+    True
+    """
+
+    def __init__(self, depth: float) -> None:
+        self._depth = real_depth("depth", depth)
+        self.is_constant = self._depth == 1  # Euclidean
+        super().__init__(
+            partial(theta, depth=self.depth), partial(divided_difference, depth=self.depth)
+        )
+
+    @property
+    def depth(self) -> float:
+        """The depth N."""
+        return self._depth
+
+    def __repr__(self) -> str:
+        return f"DeepLinearMetric(depth={self.depth:.15g})"
+
+    def require_shape(self, m: int, n: int) -> None:
+        """Raise a ValueError at infinite depth unless m = n."""
+        if math.isinf(self.depth) and m != n:
+            raise ValueError(
+                f"the metric of infinite depth exists on square matrices only, got {m} x {n}: "
+                "theta(s, 0) = 0 freezes the row or column space of any other matrix"
+            )
+
+    def retractions(self) -> Mapping[str, Retraction]:
+        """The network retraction, where the depth is a whole number."""
+        return {"network": self.network_retraction} if self.depth.is_integer() else {}
+
+    def network_retraction(self, W: Array, X: Array) -> Array:
+        """Where a step X takes W when the layers of a real network take it.
+
+        The canonical balanced layers of W (`riemdln.balanced_layers`) each move along the
+        horizontal lift of X, and are multiplied. For X = -h sharp(W, grad E) this is
+        exactly one step of gradient descent on the layers, with learning rate h; W + X agrees
+        with it up to O(h^2).
+
+        Parameters
+        ----------
+        W : array (m, n)
+            The point.
+        X : array (m, n)
+            A tangent vector.
+
+        Returns
+        -------
+        array (m, n)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `sharp`, or if the depth is not a whole number.
+        """
+        depth = integer("depth", self.depth)
+        W = finite_matrix("W", W)
+        point, X = self._at(W, X=point_of_shape("X", X, W.shape))
+        if depth == 1:
+            return W + X
+        layers = layers_in_frame(point.frame, depth)
+        moves = self._horizontal_lift(point, X)
+        return end_to_end([layer + move for layer, move in zip(layers, moves, strict=True)])
+
+    def _horizontal_lift(self, point: SpectralPoint, X: Array) -> list[Array]:
+        """The shortest motion of the canonical balanced layers that moves W by X.
+
+        Layer j moves by (W_N ... W_{j+1})^T p (W_{j-1} ... W_1)^T with p = flat(X). In the frame
+        the powers of the singular values and 1 / theta are multiplied first, so that none of them
+        amplifies what another one would undo, and a small singular value grows as it does in
+        the network.
+        """
+        (U, s, Vt), depth, x = point.frame, self.depth, point.frame.split(X)
+        eps = np.finfo(X.dtype).eps
+        noise = 8 * eps * np.max(np.abs(X))
+
+        def over_theta(block: Array, theta: Array, least: Array) -> Array:
+            # A direction is still where both singular values are rounding errors of W, or where
+            # X has but its own rounding error, which 1 / theta would amplify.
+            still = (theta <= least) | ((theta <= point.rounding_level) & (np.abs(block) <= noise))
+            return np.where(still, 0.0, block / np.where(still, 1.0, theta))
+
+        rounding = eps * s[:1, None]
+        M = over_theta(x.M, point.theta.M, self._theta(rounding, rounding) / 2)
+        powers = [s ** ((depth - j) / depth) for j in range(1, int(depth) + 1)]
+        moves = [
+            above[:, None] * M * below for above, below in zip(powers, powers[::-1], strict=True)
+        ]
+        if Vt is not None:
+            moves[0] = moves[0] @ Vt
+        if U is not None:
+            moves[-1] = U @ moves[-1]
+        edge = self._theta(rounding, 0 * rounding) / 2
+        if x.Vpt is not None:
+            moves[0] += powers[0][:, None] * over_theta(x.Vpt, point.theta.Vpt, edge)
+        if x.Up is not None:
+            moves[-1] += over_theta(x.Up, point.theta.Up, edge) * powers[0]
+        return moves
+
+    def _decompose(self, W: Array) -> SpectralPoint:
+        if self.depth > 1:
+            return super()._decompose(W)
+        # Depth 1 is Euclidean: theta = 1 in every frame, so the standard frame will do.
+        matrix_shape("W", finite("W", W))
+        one = array_namespace(W).ones_like(W[..., :1, :1])
+        return SpectralPoint(
+            Frame(None, one[..., 0], None), lambda _: Blocks(None, one, None), self._differences
+        )
