@@ -7,6 +7,7 @@ pymanopt's optimizers, and the networks and flows to compare it with.
 
 from importlib.metadata import version
 
+from riemdln.connection import GeodesicError
 from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, network_flow
 from riemdln.line_search import FixedStep
 from riemdln.manifolds import FullRank
@@ -27,6 +28,7 @@ __all__ = [
     "Flow",
     "FlowError",
     "FullRank",
+    "GeodesicError",
     "KroneckerMetric",
     "Metric",
     "NetworkFlow",

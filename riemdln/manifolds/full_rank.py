@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymanopt.manifolds.manifold import Manifold
 
+from riemdln._recent import Recent
 from riemdln._validation import (
     NotFiniteError,
     finite,
     integer,
     point_of_shape,
     random_generator,
+)
+from riemdln.connection import (
+    exponential,
+    geodesic_between,
+    hessian,
+    polar_retraction,
+    second_order_retraction,
 )
 from riemdln.metrics import Metric
 
@@ -38,10 +47,17 @@ class FullRank(Manifold):
     metric : Metric
         The metric, which must exist on m x n matrices.
     retraction : str
-        How a step X leaves W. "linear", for every metric, is W + X. "network", for
-        `DeepLinearMetric` of a whole depth, is the step that the layers of a balanced network
-        would take: one fixed step of steepest descent is then one step of gradient descent on the
-        layers.
+        How a step X leaves W. For every metric: "linear" is W + X; "second_order" is
+        W + X - Gamma(X, X) / 2, which agrees with the geodesic to second order; "geodesic" is the
+        exponential map; "polar" moves the factors of W = Q H so that no step crosses matrices of
+        lower rank: Q by its polar retraction and the square root of H by its derivative, squared
+        again. For `DeepLinearMetric` of a whole depth: "network" is the step that the
+        layers of a balanced network would take, so that one fixed step of steepest descent is one
+        step of gradient descent on the layers.
+    transport : str
+        How a tangent vector moves to another point. "identity", for every metric, is the vector
+        itself, as in any chart. "isometric", for `SpectralMetric` and `DeepLinearMetric`, is
+        A_b^{1/2} A_a^{-1/2}, which keeps inner products.
     rng : numpy.random.Generator, int or None
         Source of the random points and tangent vectors, or a seed for one.
 
@@ -84,22 +100,26 @@ class FullRank(Manifold):
         metric: Metric,
         *,
         retraction: str = "linear",
+        transport: str = "identity",
         rng: np.random.Generator | int | None = None,
     ) -> None:
         m, n = integer("m", m), integer("n", n)
         if not isinstance(metric, Metric):
             raise TypeError(f"metric must be a riemdln.Metric, got {metric!r}")
         metric.require_shape(m, n)
-        retractions = {"linear": _linear_retraction, **metric.retractions()}
-        if not isinstance(retraction, str) or retraction not in retractions:
-            raise ValueError(
-                f"retraction must be one of {', '.join(map(repr, retractions))} with "
-                f"{metric!r}, got {retraction!r}"
-                + (": it needs a metric of whole depth" if retraction == "network" else "")
-            )
+        retractions = {
+            "linear": _linear_retraction,
+            "second_order": partial(second_order_retraction, metric),
+            "geodesic": partial(exponential, metric),
+            "polar": polar_retraction,
+            **metric.retractions(),
+        }
+        transports = {"identity": _identity_transport, **metric.transports()}
         self._shape = (m, n)
         self._metric = metric
-        self._retraction = retractions[retraction]
+        self._retraction = _choice("retraction", retraction, retractions, metric)
+        self._transport = _choice("transport", transport, transports, metric)
+        self._geodesics = Recent(size=32)
         self._rng = random_generator("rng", rng)
         super().__init__(f"Manifold of {m}x{n} matrices of full rank with {metric!r}", m * n)
 
@@ -143,9 +163,37 @@ class FullRank(Manifold):
 
     to_tangent_space = projection
 
+    def dist(self, point_a: ArrayLike, point_b: ArrayLike) -> float:
+        """The length of the geodesic between two points: see `connection.geodesic_between`."""
+        length, _, _ = self._geodesic_between(point_a, point_b)
+        return length
+
+    def exp(self, point: ArrayLike, tangent_vector: ArrayLike) -> Matrix:
+        """Where the geodesic with this velocity leads: see `connection.exponential`."""
+        exponential_map = partial(exponential, self._metric)
+        return self._at(point, exponential_map, tangent_vector=tangent_vector)
+
+    def log(self, point_a: ArrayLike, point_b: ArrayLike) -> Matrix:
+        """The velocity at one point of the geodesic that reaches another in unit time."""
+        _, velocity, _ = self._geodesic_between(point_a, point_b)
+        return velocity.copy()
+
+    def pair_mean(self, point_a: ArrayLike, point_b: ArrayLike) -> Matrix:
+        """The point half-way along the geodesic between two points."""
+        _, _, middle = self._geodesic_between(point_a, point_b)
+        return middle.copy()
+
     def random_point(self) -> Matrix:
-        """A matrix of independent standard Gaussians, which has full rank with probability one."""
-        return self._rng.standard_normal(self._shape)
+        """A matrix of independent standard Gaussians, which has full rank with probability one.
+
+        Where square matrices with determinants of opposite sign are not connected, as for
+        `DeepLinearMetric`, the determinant is positive: the first column takes the sign
+        that makes it so.
+        """
+        point = self._rng.standard_normal(self._shape)
+        if self._metric.ends_at_lower_rank and self._shape[0] == self._shape[1]:
+            point[:, 0] *= np.linalg.slogdet(point)[0]
+        return point
 
     def random_tangent_vector(self, point: ArrayLike) -> Matrix:
         """A random tangent vector of norm one: the normalized sharp of a random covector.
@@ -172,13 +220,48 @@ class FullRank(Manifold):
         """The Riemannian gradient: the metric's sharp of the Euclidean gradient."""
         return self._at(point, self._metric.sharp, euclidean_gradient=euclidean_gradient)
 
+    def euclidean_to_riemannian_hessian(
+        self,
+        point: ArrayLike,
+        euclidean_gradient: ArrayLike,
+        euclidean_hessian: ArrayLike,
+        tangent_vector: ArrayLike,
+    ) -> Matrix:
+        """The Riemannian Hessian along a tangent vector: see `connection.hessian`."""
+        return self._at(
+            point,
+            partial(hessian, self._metric),
+            tangent_vector=tangent_vector,
+            euclidean_gradient=euclidean_gradient,
+            euclidean_hessian=euclidean_hessian,
+        )
+
     def retraction(self, point: ArrayLike, tangent_vector: ArrayLike) -> Matrix:
         """Where a step leads, by the retraction that the manifold was made with."""
         return self._at(point, self._retraction, tangent_vector=tangent_vector)
 
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:
-        """The vector itself, as in any chart."""
-        return tangent_vector_a
+        """A tangent vector at another point, by the transport that the manifold was made with."""
+        return self._transport(point_a, point_b, tangent_vector_a)
+
+    def _geodesic_between(
+        self, point_a: ArrayLike, point_b: ArrayLike
+    ) -> tuple[float, Matrix, Matrix]:
+        """The length, the velocity at the first point and the middle of a geodesic."""
+        pair = np.stack(
+            [
+                finite(name, point_of_shape(name, point, self._shape))
+                for name, point in (("point_a", point_a), ("point_b", point_b))
+            ]
+        )
+        # Optimizers ask for all three, of the same points, one after the other.
+        known = self._geodesics.find(pair)
+        if known is None:
+            geodesic = geodesic_between(self._metric, *pair)
+            middle = geodesic.points[len(geodesic.points) // 2]
+            known = geodesic.length, geodesic.velocities[0].copy(), middle.copy()
+            self._geodesics.put(pair, known)
+        return known
 
     def _at(self, point: ArrayLike, function: Callable[..., Any], **vectors: ArrayLike) -> Any:
         """A function of the metric at a point, which names bad arguments as pymanopt does."""
@@ -192,5 +275,18 @@ class FullRank(Manifold):
             raise
 
 
+def _choice(name: str, value: str, choices: Mapping[str, Any], metric: Metric) -> Any:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, choices))} with {metric!r}, got {value!r}"
+            + (": it needs a metric of whole depth" if value == "network" else "")
+        )
+    return choices[value]
+
+
 def _linear_retraction(W: Matrix, X: Matrix) -> Matrix:
     return finite("point", W + X)
+
+
+def _identity_transport(W_a: Matrix, W_b: Matrix, X: Matrix) -> Matrix:
+    return X

@@ -82,6 +82,7 @@ class DeepLinearMetric(SpectralMetric):
     def __init__(self, depth: float) -> None:
         self._depth = real_depth("depth", depth)
         self.is_constant = self._depth == 1  # Euclidean
+        self.ends_at_lower_rank = self._depth > 1
         super().__init__(
             partial(theta, depth=self.depth), partial(divided_difference, depth=self.depth)
         )

@@ -35,6 +35,9 @@ class Metric(abc.ABC):
     is_constant : bool
         Whether `sharp` does not depend on W, so that geodesics are straight lines. False unless a
         subclass says otherwise.
+    ends_at_lower_rank : bool
+        Whether geodesics end at matrices of lower rank, so that square matrices with determinants
+        of opposite sign are not connected. False unless a subclass says otherwise.
     takes_stacks : bool
         Whether the methods take stacks of matrices (..., m, n), which makes geodesics between
         points faster. False unless a subclass says otherwise.
@@ -58,6 +61,7 @@ class Metric(abc.ABC):
     """
 
     is_constant: bool = False
+    ends_at_lower_rank: bool = False
     takes_stacks: bool = False
 
     @abc.abstractmethod
