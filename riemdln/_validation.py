@@ -165,3 +165,11 @@ def chained_layers(name: str, value: Any) -> list[np.ndarray]:
                 f"{layers[j - 1].shape[0]} columns, as many as {name}[{j - 1}] has rows"
             )
     return layers
+
+
+def increasing_times(name: str, value: Any) -> np.ndarray:
+    """The value as a strictly increasing list of times, at least one."""
+    times = finite_array(name, value)
+    if times.ndim != 1 or not times.size or np.any(np.diff(times) <= 0):
+        raise ValueError(f"{name} must be a strictly increasing list of times, got {value!r}")
+    return times.astype(np.float64)

@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import solve_ivp
+from scipy.linalg import schur
 from scipy.optimize import NoConvergence, newton_krylov
 
-from riemdln._validation import NotFiniteError, finite_matrix, point_of_shape
+from riemdln._validation import NotFiniteError, finite_matrix, increasing_times, point_of_shape
 from riemdln.metrics import Metric
 
 __all__ = [
     "Geodesic",
     "GeodesicError",
     "exponential",
+    "geodesic",
     "geodesic_between",
     "hessian",
     "polar_retraction",
@@ -41,16 +43,17 @@ class GeodesicError(RuntimeError):
 
 
 class Geodesic(NamedTuple):
-    """A geodesic between two points, at K + 1 Chebyshev points of [0, 1], K even.
+    """A geodesic at K times.
 
     Attributes
     ----------
-    times : array (K + 1,)
-        From 0 to 1; the middle one is 1/2.
-    points, velocities : array (K + 1, m, n)
+    times : array (K,)
+        The times; of a geodesic between two points the Chebyshev points of [0, 1], with 1/2 in
+        the middle.
+    points, velocities : array (K, m, n)
         The matrices W(t) and their derivatives W'(t).
     length : float
-        The length of the geodesic.
+        The length from the first time to the last.
     """
 
     times: NDArray[np.floating[Any]]
@@ -172,14 +175,8 @@ def polar_retraction(W: Matrix, X: Matrix) -> Matrix:
     return left @ right @ root @ root @ Vt
 
 
-def exponential(metric: Metric, W: Matrix, X: Matrix, *, rtol: float = 1e-11) -> Matrix:
-    r"""Where the geodesic from W with velocity X leads in unit time.
-
-    Geodesics are integrated in Hamiltonian form, which needs no inverse,
-
-    .. math:: \dot W = A_W(p), \qquad \dot p = -\tfrac12 \Xi_W(p, p), \qquad p(0) = A_W^{-1} X,
-
-    by an explicit Runge-Kutta method of order 8.
+def exponential(metric: Metric, W: Matrix, X: Matrix) -> Matrix:
+    """Where the geodesic from W with velocity X leads in unit time.
 
     Parameters
     ----------
@@ -187,8 +184,6 @@ def exponential(metric: Metric, W: Matrix, X: Matrix, *, rtol: float = 1e-11) ->
         The metric.
     W, X : array (m, n)
         The point and the tangent vector.
-    rtol : float
-        The relative tolerance of the integrator.
 
     Returns
     -------
@@ -209,11 +204,58 @@ def exponential(metric: Metric, W: Matrix, X: Matrix, *, rtol: float = 1e-11) ->
     array([[4., 0.],
            [0., 9.]])
     """
+    return geodesic(metric, W, X, [0.0, 1.0]).points[-1]
+
+
+def geodesic(
+    metric: Metric, W: Matrix, X: Matrix, times: ArrayLike, *, rtol: float = 1e-11
+) -> Geodesic:
+    r"""The geodesic from W with velocity X.
+
+    It is integrated in Hamiltonian form, which needs no inverse,
+
+    .. math:: \dot W = A_W(p), \qquad \dot p = -\tfrac12 \Xi_W(p, p), \qquad p(0) = A_W^{-1} X,
+
+    by an explicit Runge-Kutta method of order 8. The Hamiltonian <p, A_W(p)> / 2, half the square
+    of the speed, is conserved to the tolerance.
+
+    Parameters
+    ----------
+    metric : Metric
+        The metric.
+    W, X : array (m, n)
+        The point and the tangent vector.
+    times : array_like (K,)
+        Strictly increasing times; the geodesic is at W at the first.
+    rtol : float
+        The relative tolerance of the integrator.
+
+    Returns
+    -------
+    Geodesic
+
+    Raises
+    ------
+    GeodesicError
+        If the geodesic runs into a matrix of lower rank.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from riemdln import DeepLinearMetric
+    >>> from riemdln.connection import geodesic
+    >>> one = np.ones((1, 1))  # at depth 2 it is (1 + t / 2)^2 w
+    >>> np.round(geodesic(DeepLinearMetric(2), one, one, [0.0, 1.0, 2.0]).points.ravel(), 9)
+    array([1.  , 2.25, 4.  ])
+    """
     W = finite_matrix("W", W)
     X = finite_matrix("X", point_of_shape("X", X, W.shape))
+    times = increasing_times("times", times)
+    duration = times[-1] - times[0]
     if metric.is_constant or not X.any():
-        return W + X
-    momentum = metric.flat(W, X)
+        path = W + (times - times[0])[:, None, None] * X
+        length = duration * np.sqrt(metric.inner(W, X, X))
+        return Geodesic(times, path, np.broadcast_to(X, path.shape), float(length))
 
     def velocity(time: float, state: Matrix) -> Matrix:
         point, p = state.reshape(2, *W.shape)
@@ -228,28 +270,29 @@ def exponential(metric: Metric, W: Matrix, X: Matrix, *, rtol: float = 1e-11) ->
         return float(s[-1] - 1e-12 * s[0])
 
     rank_margin.terminal = True  # type: ignore[attr-defined]
-    start = np.concatenate([W.ravel(), momentum.ravel()])
+    momentum = metric.flat(W, X)
     scales = np.repeat([np.linalg.norm(W), np.linalg.norm(momentum)], W.size)
     with np.errstate(over="ignore", invalid="ignore"):
-        path: Any = solve_ivp(
+        solution: Any = solve_ivp(
             velocity,
-            (0.0, 1.0),
-            start,
+            (times[0], times[-1]),
+            np.concatenate([W.ravel(), momentum.ravel()]),
             method="DOP853",
-            t_eval=[1.0],
+            t_eval=times,
             rtol=rtol,
             atol=rtol * 1e-2 * scales,
             events=rank_margin,
         )
-    if path.status != 0:
-        reached = (
-            f"at time {path.t_events[0][0]:.6g} of 1" if path.t_events[0].size else "on its way"
-        )
+    if solution.status != 0:
+        ended = solution.t_events[0]
+        reached = f"at time {ended[0]:.6g}" if ended.size else "on its way"
         raise GeodesicError(
             f"the geodesic runs into a matrix of lower rank {reached}; a shorter tangent vector "
-            f"stops before it (the integrator says: {path.message})"
+            f"stops before it (the integrator says: {solution.message})"
         )
-    return path.y[: W.size, -1].reshape(W.shape)
+    points, momenta = solution.y.T.reshape(len(times), 2, *W.shape).swapaxes(0, 1)
+    velocities = np.stack([metric.sharp(V, p) for V, p in zip(points, momenta, strict=True)])
+    return Geodesic(times, points, velocities, float(duration * np.sqrt(metric.inner(W, X, X))))
 
 
 def geodesic_between(
@@ -302,7 +345,7 @@ def geodesic_between(
     if metric.is_constant or np.array_equal(W_a, W_b):
         times = _chebyshev_points(_DEGREES[0])
         path = W_a + times[:, None, None] * (W_b - W_a)
-        return _geodesic(metric, path)[0]
+        return _as_geodesic(metric, path)[0]
     guess, failure = _polar_path(W_a, W_b), ""
     for start in range(3):
         coarse, reached = _solve_in_steps(metric, guess, _DEGREES[start])
@@ -314,10 +357,10 @@ def geodesic_between(
             if finer is None:
                 break
             coarse = finer
-            geodesic, variation = _geodesic(metric, finer)
+            found, variation = _as_geodesic(metric, finer)
             if variation <= tolerance:
-                return geodesic
-        _, variation = _geodesic(metric, coarse)
+                return found
+        _, variation = _as_geodesic(metric, coarse)
         failure = (
             f"with a polynomial of degree {len(coarse) - 1} the squared speed varies by "
             f"{variation:.1e}, and the tolerance is {tolerance:g}"
@@ -328,7 +371,7 @@ def geodesic_between(
     )
 
 
-def _geodesic(metric: Metric, path: Matrix) -> tuple[Geodesic, float]:
+def _as_geodesic(metric: Metric, path: Matrix) -> tuple[Geodesic, float]:
     """The geodesic along a path, and how much the squared speed varies, relatively."""
     velocities = _along_time(_differentiation(len(path) - 1), path)
     if metric.takes_stacks:
@@ -337,8 +380,8 @@ def _geodesic(metric: Metric, path: Matrix) -> tuple[Geodesic, float]:
         squares = np.array([metric.inner(W, X, X) for W, X in zip(path, velocities, strict=True)])
     mean = float(np.mean(squares))
     length = float(np.sqrt(mean))
-    geodesic = Geodesic(_chebyshev_points(len(path) - 1), path, velocities, length)
-    return geodesic, float(np.ptp(squares)) / mean if mean > 0 else 0.0
+    found = Geodesic(_chebyshev_points(len(path) - 1), path, velocities, length)
+    return found, float(np.ptp(squares)) / mean if mean > 0 else 0.0
 
 
 def _solve_in_steps(
@@ -384,7 +427,7 @@ def _solve(metric: Metric, path: Matrix, tolerance: float) -> Matrix | None:
             gamma = np.stack([metric.christoffel(W, X, X) for W, X in pairs])
         return inner - straight + _along_time(inside, gamma)
 
-    scale = float(np.max(np.abs(path)))
+    scale = float(np.min(np.max(np.abs(path), axis=(1, 2))))
     try:
         with np.errstate(all="ignore"):
             inner = newton_krylov(
@@ -400,10 +443,9 @@ def _solve(metric: Metric, path: Matrix, tolerance: float) -> Matrix | None:
 
 
 def _polar_path(W_a: Matrix, W_b: Matrix) -> Callable[[Matrix], Matrix]:
-    """A path that keeps the rank: it interpolates W = Q H, Q orthonormal and H positive definite.
+    """A path that keeps the rank: it interpolates W = Q R^2, Q orthonormal and R positive definite.
 
-    The orthonormal factors take the polar factor of their chord, and the others the square of the
-    chord of their square roots.
+    Q turns steadily from one end to the other, and R goes straight.
     """
     if W_a.shape[0] < W_a.shape[1]:
         transposed = _polar_path(W_a.T, W_b.T)
@@ -414,14 +456,35 @@ def _polar_path(W_a: Matrix, W_b: Matrix) -> Callable[[Matrix], Matrix]:
         return U @ Vt, Vt.T * np.sqrt(s) @ Vt
 
     (Q_a, root_a), (Q_b, root_b) = factors(W_a), factors(W_b)
+    turn = _rotation(Q_a, Q_b)
 
     def path(times: Matrix) -> Matrix:
         t = times[:, None, None]
-        U, _, Vt = np.linalg.svd((1 - t) * Q_a + t * Q_b, full_matrices=False)
         root = (1 - t) * root_a + t * root_b
-        return U @ Vt @ root @ root
+        return turn(t) @ root @ root
 
     return path
+
+
+def _rotation(Q_a: Matrix, Q_b: Matrix) -> Callable[[Matrix], Matrix]:
+    """Orthonormal columns that turn from Q_a at 0 to Q_b at 1, by powers of one rotation.
+
+    The rotation acts on the space of all the columns. It takes Q_a to Q_b, and what is orthogonal
+    to Q_a as little as it can.
+    """
+    m, n = Q_a.shape
+    basis = np.linalg.qr(np.hstack([Q_a, Q_b - Q_a @ (Q_a.T @ Q_b)]))[0][:, : min(m, 2 * n)]
+    basis[:, :n] = Q_a
+    image = basis.T @ Q_b
+    complement = np.linalg.svd(image)[0][:, n:]
+    left, _, right = np.linalg.svd(complement[n:].T)
+    rest = complement @ left @ right
+    if rest.shape[1] and np.linalg.slogdet(np.hstack([image, rest]))[0] < 0:
+        rest = complement @ (left * np.append(np.ones(len(left) - 1), -1.0)) @ right
+    triangle, vectors = schur(np.hstack([image, rest]), output="complex")
+    angles = np.angle(np.diag(triangle))
+    start = vectors.conj().T[:, :n]
+    return lambda t: basis @ ((vectors * np.exp(1j * t * angles)) @ start).real
 
 
 def _require_connected(metric: Metric, W_a: Matrix, W_b: Matrix) -> None:

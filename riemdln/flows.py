@@ -19,6 +19,7 @@ from riemdln._validation import (
     chained_layers,
     finite,
     finite_array,
+    increasing_times,
     positive_number,
 )
 from riemdln.networks import end_to_end, imbalance, layer_gradients
@@ -306,7 +307,7 @@ class _Integral(Generic[F]):
         progress: bool,
         options: dict[str, Any],
     ) -> F:
-        times = _increasing("times", times)
+        times = increasing_times("times", times)
         if gradient_tolerance is not None:
             gradient_tolerance = positive_number("gradient_tolerance", gradient_tolerance)
         rows: Rows = []
@@ -394,13 +395,6 @@ def _progress_bar(times: Vector, visible: bool) -> Iterator[Callable[[float], No
     layout = "{percentage:3.0f}%|{bar}| t = {n:.4g} of {total:.4g} [{elapsed}<{remaining}]"
     with tqdm(total=last, initial=first, disable=not visible, bar_format=layout) as bar:
         yield lambda time: bar.update(time - bar.n) and None
-
-
-def _increasing(name: str, value: ArrayLike) -> Vector:
-    times = finite_array(name, value)
-    if times.ndim != 1 or not times.size or np.any(np.diff(times) <= 0):
-        raise ValueError(f"{name} must be a strictly increasing list of times, got {value!r}")
-    return times.astype(np.float64)
 
 
 def _solver_options(options: dict[str, Any], **named: Any) -> dict[str, Any]:

@@ -136,18 +136,24 @@ class FullRank(Manifold):
         """The scale of the manifold, sqrt(m n): the size of a random point."""
         return float(np.sqrt(self.dim))
 
-    # Numbers are returned as np.float64, not float: at a gradient of exactly zero pymanopt's
-    # optimizers divide by them, which NumPy answers with NaN or infinity and Python with an error.
+    # Where the gradient is exactly zero, pymanopt's optimizers divide by its norm and take steps
+    # of 0 / 0 times the gradient. So numbers are np.float64, which answers a division by zero with
+    # NaN and not with an error, and vectors with NaN in all their entries are let through.
     def inner_product(
         self, point: ArrayLike, tangent_vector_a: ArrayLike, tangent_vector_b: ArrayLike
     ) -> np.float64:
         """The metric's inner product g_W(X, Y)."""
-        inner = self._at(
-            point,
-            self._metric.inner,
-            tangent_vector_a=tangent_vector_a,
-            tangent_vector_b=tangent_vector_b,
-        )
+        try:
+            inner = self._at(
+                point,
+                self._metric.inner,
+                tangent_vector_a=tangent_vector_a,
+                tangent_vector_b=tangent_vector_b,
+            )
+        except NotFiniteError:
+            if _is_undefined(tangent_vector_a) or _is_undefined(tangent_vector_b):
+                return np.float64(np.nan)
+            raise
         return np.float64(inner)
 
     def norm(self, point: ArrayLike, tangent_vector: ArrayLike) -> np.float64:
@@ -237,8 +243,16 @@ class FullRank(Manifold):
         )
 
     def retraction(self, point: ArrayLike, tangent_vector: ArrayLike) -> Matrix:
-        """Where a step leads, by the retraction that the manifold was made with."""
-        return self._at(point, self._retraction, tangent_vector=tangent_vector)
+        """Where a step leads, by the retraction that the manifold was made with.
+
+        A step that is undefined, with NaN in all its entries, leads nowhere.
+        """
+        try:
+            return self._at(point, self._retraction, tangent_vector=tangent_vector)
+        except NotFiniteError:
+            if _is_undefined(tangent_vector):
+                return finite("point", np.array(point, dtype=np.float64))
+            raise
 
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:
         """A tangent vector at another point, by the transport that the manifold was made with."""
@@ -273,6 +287,10 @@ class FullRank(Manifold):
             for name, array in zip(("point", *vectors), (point, *checked), strict=True):
                 finite(name, array)
             raise
+
+
+def _is_undefined(vector: ArrayLike) -> bool:
+    return bool(np.isnan(vector).all())
 
 
 def _choice(name: str, value: str, choices: Mapping[str, Any], metric: Metric) -> Any:
