@@ -343,9 +343,10 @@ def geodesic_between(
     W_b = finite_matrix("W_b", point_of_shape("W_b", W_b, W_a.shape))
     _require_connected(metric, W_a, W_b)
     if metric.is_constant or np.array_equal(W_a, W_b):
-        times = _chebyshev_points(_DEGREES[0])
-        path = W_a + times[:, None, None] * (W_b - W_a)
-        return _as_geodesic(metric, path)[0]
+        times, step = _chebyshev_points(_DEGREES[0]), W_b - W_a
+        path = W_a + times[:, None, None] * step
+        length = float(np.sqrt(metric.inner(W_a, step, step)))
+        return Geodesic(times, path, np.broadcast_to(step, path.shape), length)
     guess, failure = _polar_path(W_a, W_b), ""
     for start in range(3):
         coarse, reached = _solve_in_steps(metric, guess, _DEGREES[start])
@@ -427,13 +428,15 @@ def _solve(metric: Metric, path: Matrix, tolerance: float) -> Matrix | None:
             gamma = np.stack([metric.christoffel(W, X, X) for W, X in pairs])
         return inner - straight + _along_time(inside, gamma)
 
-    scale = float(np.min(np.max(np.abs(path), axis=(1, 2))))
+    # The residual has to be small where the path is small, but above its rounding errors.
+    sizes = np.max(np.abs(path), axis=(1, 2))
+    tolerance = max(tolerance * float(np.min(sizes)), 1e-13 * float(np.max(sizes)))
     try:
         with np.errstate(all="ignore"):
             inner = newton_krylov(
                 residual,  # type: ignore[arg-type] # the stubs know of numbers only
                 path[1:-1],
-                f_tol=tolerance * scale,
+                f_tol=tolerance,
                 maxiter=10,
                 inner_maxiter=30,
             )
@@ -519,7 +522,8 @@ def _resample(path: Matrix, degree: int) -> Matrix:
 @cache
 def _chebyshev_points(degree: int) -> Matrix:
     """The extrema of the Chebyshev polynomial on [0, 1], ascending."""
-    return (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2
+    # As a sine, which makes 0, 1/2 and 1 exact.
+    return (1 + np.sin(np.pi / 2 * (2 * np.arange(degree + 1) / degree - 1))) / 2
 
 
 @cache

@@ -1,0 +1,429 @@
+"""Numerical checks of gradients, Hessians, retractions and metrics.
+
+Each check compares a quantity with what it is defined by, at a random point. It returns numbers
+that a test can assert, raises `CheckError` with an explanation where they are wrong, and Taylor
+checks can draw themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pymanopt import Problem
+from pymanopt.manifolds.manifold import Manifold
+
+from riemdln._validation import integer, random_generator
+from riemdln.metrics import Metric
+
+__all__ = [
+    "CheckError",
+    "MetricCheck",
+    "TaylorCheck",
+    "check_gradient",
+    "check_hessian",
+    "check_metric",
+    "check_retraction",
+]
+
+Vector = NDArray[np.floating[Any]]
+Rng = np.random.Generator | int | None
+
+
+class CheckError(AssertionError):
+    """A check found something wrong."""
+
+
+@dataclass(frozen=True)
+class TaylorCheck:
+    """How the error of a Taylor model depends on the step size.
+
+    Attributes
+    ----------
+    slope : float
+        The order of the error in the step size, fitted where the errors lie on a line; infinite
+        where the model is exact to rounding.
+    expected_slope : float
+        The least order that the model should have.
+    residuals : dict of str to float
+        Relative errors of what else was checked, such as "symmetry".
+    step_sizes, errors : array (K,)
+        The step sizes and the errors of the model there.
+    """
+
+    slope: float
+    expected_slope: float
+    residuals: dict[str, float]
+    step_sizes: Vector = field(repr=False)
+    errors: Vector = field(repr=False)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the errors over the step sizes, and a line of the expected slope.
+
+        Parameters
+        ----------
+        axes : matplotlib.axes.Axes, optional
+            Where to draw; by default on new axes.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        if axes is None:
+            from matplotlib import pyplot
+
+            axes = pyplot.subplots(layout="constrained")[1]
+        visible = self.errors > 0
+        axes.loglog(self.step_sizes[visible], self.errors[visible], "o", markersize=3)
+        line = self.step_sizes**self.expected_slope
+        line *= self.errors[-1] / line[-1] if self.errors[-1] > 0 else 1.0
+        axes.loglog(self.step_sizes, line, "--", label=f"slope {self.expected_slope:g}")
+        smallest = np.min(self.errors[visible], initial=np.inf)
+        if np.isfinite(smallest):
+            axes.set_ylim(smallest / 10, np.max(self.errors) * 10)
+        axes.set(xlabel="step size", ylabel="error of the model", title=f"slope {self.slope:.2f}")
+        axes.legend(frameon=False)
+        return axes
+
+
+@dataclass(frozen=True)
+class MetricCheck:
+    """Relative errors of a metric at a random point.
+
+    Attributes
+    ----------
+    symmetry : float
+        Of <P, A(Q)> = <Q, A(P)>.
+    positivity : float
+        The least of <P, A(P)> / (|P| |A(P)|) over random covectors, which must be positive.
+    inverse : float
+        Of A(flat(X)) = X.
+    derivative : float
+        Of `sharp_derivative` against central differences of `sharp`.
+    adjoint : float
+        Of <Xi(p, q), X> = <p, DA[X] q>.
+    christoffel_symmetry : float
+        Of Gamma(X, Y) = Gamma(Y, X).
+    """
+
+    symmetry: float
+    positivity: float
+    inverse: float
+    derivative: float
+    adjoint: float
+    christoffel_symmetry: float
+
+
+def check_gradient(
+    problem: Problem,
+    point: ArrayLike | None = None,
+    tangent_vector: ArrayLike | None = None,
+) -> TaylorCheck:
+    """Check the Riemannian gradient of a problem against its cost.
+
+    Along the retraction R the cost is f(R(t X)) = f + t <grad f, X> + O(t^2): slope 2.
+
+    Parameters
+    ----------
+    problem : pymanopt.Problem
+        The problem.
+    point, tangent_vector : array_like, optional
+        Where to check; random by default, and the vector of norm one.
+
+    Returns
+    -------
+    TaylorCheck
+        With the residual "tangency": how far the gradient is from the tangent space.
+
+    Raises
+    ------
+    CheckError
+        If the slope is less than 1.9, or a residual more than 1e-8.
+
+    Examples
+    --------
+    >>> import autograd.numpy as anp
+    >>> import pymanopt
+    >>> import riemdln
+    >>> from riemdln.checks import check_gradient
+    >>> manifold = riemdln.FullRank(2, 3, riemdln.DeepLinearMetric(3), rng=0)
+    >>> @pymanopt.function.autograd(manifold)
+    ... def cost(W):
+    ...     return anp.sum(W**4)
+    >>> round(check_gradient(pymanopt.Problem(manifold, cost)).slope, 1)
+    2.0
+    """
+    manifold, point, X = _where(problem.manifold, point, tangent_vector)
+    cost, gradient = problem.cost(point), problem.riemannian_gradient(point)
+    derivative = manifold.inner_product(point, gradient, X)
+    projected = manifold.to_tangent_space(point, gradient)
+    residuals = {"tangency": _relative(np.asarray(projected) - gradient, gradient)}
+    return _taylor_check(
+        lambda t: problem.cost(manifold.retraction(point, t * X)) - cost - t * derivative,
+        expected_slope=2,
+        noise=abs(cost),
+        residuals=residuals,
+        advice="the gradient, or the Euclidean gradient behind it, is not that of the cost",
+    )
+
+
+def check_hessian(
+    problem: Problem,
+    point: ArrayLike | None = None,
+    tangent_vector: ArrayLike | None = None,
+) -> TaylorCheck:
+    """Check the Riemannian Hessian of a problem against its cost and gradient.
+
+    Along a geodesic the cost is f(exp(t X)) = f + t <grad f, X> + t^2 <Hess f[X], X> / 2 + O(t^3):
+    slope 3. A manifold without `exp` has to have a retraction of second order.
+
+    Parameters
+    ----------
+    problem : pymanopt.Problem
+        The problem.
+    point, tangent_vector : array_like, optional
+        Where to check; random by default, and the vector of norm one.
+
+    Returns
+    -------
+    TaylorCheck
+        With the residuals "linearity" and "symmetry" of the Hessian.
+
+    Raises
+    ------
+    CheckError
+        If the slope is less than 2.9, or a residual more than 1e-8.
+
+    Examples
+    --------
+    >>> import autograd.numpy as anp
+    >>> import pymanopt
+    >>> import riemdln
+    >>> from riemdln.checks import check_hessian
+    >>> manifold = riemdln.FullRank(2, 3, riemdln.DeepLinearMetric(3), rng=0)
+    >>> @pymanopt.function.autograd(manifold)
+    ... def cost(W):
+    ...     return anp.sum(W**4)
+    >>> round(check_hessian(pymanopt.Problem(manifold, cost)).slope, 1)
+    3.0
+    """
+    manifold, point, X = _where(problem.manifold, point, tangent_vector)
+    cost, gradient = problem.cost(point), problem.riemannian_gradient(point)
+    first = manifold.inner_product(point, gradient, X)
+    along_X = problem.riemannian_hessian(point, X)
+    second = manifold.inner_product(point, along_X, X)
+
+    Y = manifold.random_tangent_vector(point)
+    along_Y = problem.riemannian_hessian(point, Y)
+    along_both = problem.riemannian_hessian(point, 2.0 * X - 3.0 * Y)
+    across = manifold.inner_product(point, along_X, Y)
+    back = manifold.inner_product(point, X, along_Y)
+    scale = manifold.norm(point, along_X) * manifold.norm(point, Y)
+    residuals = {
+        "linearity": _relative(2.0 * along_X - 3.0 * along_Y - along_both, along_both),
+        "symmetry": float(abs(across - back) / scale) if scale > 0 else 0.0,
+    }
+
+    def error(t: float) -> float:
+        reached = problem.cost(_geodesic_step(manifold, point, t * X))
+        return reached - cost - t * first - t**2 / 2 * second
+
+    return _taylor_check(
+        error,
+        expected_slope=3,
+        noise=abs(cost),
+        residuals=residuals,
+        advice="the Hessian, or the gradient, is not that of the cost",
+    )
+
+
+def check_retraction(
+    manifold: Manifold,
+    point: ArrayLike | None = None,
+    tangent_vector: ArrayLike | None = None,
+) -> TaylorCheck:
+    """Check a manifold's retraction against its geodesics.
+
+    Every retraction agrees with them to first order, |R(t X) - exp(t X)| = O(t^2), and one of
+    second order up to O(t^3).
+
+    Parameters
+    ----------
+    manifold : pymanopt.manifolds.manifold.Manifold
+        The manifold, which must have `exp`, with arrays for points.
+    point, tangent_vector : array_like, optional
+        Where to check; random by default, and the vector of norm one.
+
+    Returns
+    -------
+    TaylorCheck
+        With slope 2 for a retraction of first order and 3 for one of second order, and with the
+        residual "origin": how far R(0) is from the point.
+
+    Raises
+    ------
+    CheckError
+        If the slope is less than 1.9, or the residual more than 1e-8.
+
+    Examples
+    --------
+    >>> import riemdln
+    >>> from riemdln.checks import check_retraction
+    >>> metric = riemdln.DeepLinearMetric(3)
+    >>> manifold = riemdln.FullRank(2, 3, metric, retraction="second_order", rng=0)
+    >>> round(check_retraction(manifold).slope, 1)
+    3.0
+    """
+    manifold, point, X = _where(manifold, point, tangent_vector)
+    origin = manifold.retraction(point, manifold.zero_vector(point))
+    return _taylor_check(
+        lambda t: float(
+            np.linalg.norm(manifold.retraction(point, t * X) - manifold.exp(point, t * X))
+        ),
+        expected_slope=2,
+        noise=float(np.linalg.norm(point)),
+        residuals={"origin": _relative(origin - np.asarray(point), point)},
+        advice="the retraction does not leave the point along the tangent vector",
+    )
+
+
+def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = 0) -> MetricCheck:
+    """Check a metric at a random m x n matrix.
+
+    Parameters
+    ----------
+    metric : Metric
+        The metric.
+    m, n : int
+        The numbers of rows and columns.
+    rng : numpy.random.Generator, int or None
+        Source of the random matrices, or a seed for one.
+
+    Returns
+    -------
+    MetricCheck
+
+    Raises
+    ------
+    CheckError
+        If `sharp` is not symmetric, positive definite and inverted by `flat`, or its derivative
+        is wrong: an error of more than 1e-6.
+
+    Examples
+    --------
+    >>> import riemdln
+    >>> from riemdln.checks import check_metric
+    >>> check = check_metric(riemdln.DeepLinearMetric(3), 2, 3)
+    >>> check.symmetry < 1e-12 and check.derivative < 1e-8
+    True
+    """
+    m, n = integer("m", m), integer("n", n)
+    metric.require_shape(m, n)
+    rng = random_generator("rng", rng)
+    W, X, Y, P, Q = rng.standard_normal((5, m, n))
+
+    def pair(a: Vector, b: Vector) -> float:
+        return float(np.sum(a * b))
+
+    sharp_P, sharp_Q = metric.sharp(W, P), metric.sharp(W, Q)
+    symmetry = _relative(pair(P, sharp_Q) - pair(Q, sharp_P), np.abs(P) * np.abs(sharp_Q))
+    _require_small("symmetry", symmetry, "sharp is not symmetric: <P, A(Q)> differs from <Q, A(P)>")
+    positivity = min(
+        pair(P, Z) / float(np.linalg.norm(P) * np.linalg.norm(Z))
+        for P, Z in ((P, sharp_P), (Q, sharp_Q))
+    )
+    if not positivity > 0:
+        raise CheckError(
+            f"sharp is not positive definite: <P, A(P)> is {positivity:.1e} |P| |A(P)|"
+        )
+    inverse = _relative(metric.sharp(W, metric.flat(W, X)) - X, X)
+    _require_small("inverse", inverse, "flat is not the inverse of sharp")
+
+    along_X = metric.sharp_derivative(W, X, P)
+    step = 1e-3 * np.linalg.norm(W) / np.linalg.norm(X)
+    differences = sum(
+        weight * metric.sharp(W + place * step * X, P)
+        for place, weight in ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+    )
+    derivative = _relative(along_X - differences / step, sharp_P / np.linalg.norm(W))
+    _require_small(
+        "derivative", derivative, "sharp_derivative is not the derivative of sharp along X"
+    )
+    pulled = metric.sharp_derivative_adjoint(W, Q, P)
+    adjoint = _relative(pair(pulled, X) - pair(Q, along_X), np.abs(Q) * np.abs(sharp_P))
+    _require_small(
+        "adjoint", adjoint, "sharp_derivative_adjoint is not the adjoint of sharp_derivative"
+    )
+    gamma, swapped = metric.christoffel(W, X, Y), metric.christoffel(W, Y, X)
+    asymmetry = _relative(gamma - swapped, np.abs(X) * np.abs(Y))
+    _require_small("christoffel_symmetry", asymmetry, "christoffel is not symmetric in its vectors")
+    return MetricCheck(symmetry, positivity, inverse, derivative, adjoint, asymmetry)
+
+
+def _require_small(name: str, error: float, explanation: str) -> None:
+    if not error < 1e-6:
+        raise CheckError(f"{explanation}: the relative error {name} is {error:.1e}")
+
+
+def _where(
+    manifold: Manifold, point: ArrayLike | None, tangent_vector: ArrayLike | None
+) -> tuple[Any, Any, Any]:
+    if tangent_vector is not None and point is None:
+        raise ValueError("point must be given with tangent_vector, which is tangent there")
+    if point is None:
+        point = manifold.random_point()
+    if tangent_vector is None:
+        tangent_vector = manifold.random_tangent_vector(point)
+    return manifold, np.asarray(point), np.asarray(tangent_vector)
+
+
+def _geodesic_step(manifold: Any, point: Any, vector: Any) -> Any:
+    try:
+        return manifold.exp(point, vector)
+    except NotImplementedError:
+        return manifold.retraction(point, vector)
+
+
+def _relative(difference: Any, scale: Any) -> float:
+    size = float(np.linalg.norm(scale))
+    return (
+        float(np.linalg.norm(difference)) / size if size > 0 else float(np.linalg.norm(difference))
+    )
+
+
+def _taylor_check(
+    error: Callable[[float], float],
+    *,
+    expected_slope: float,
+    noise: float,
+    residuals: dict[str, float],
+    advice: str,
+) -> TaylorCheck:
+    """Fit the slope of an error to the window of step sizes where it is most like a line."""
+    step_sizes = np.logspace(-5, -1, 25)
+    errors = np.array([abs(float(error(t))) for t in step_sizes])
+    window = 6
+    # Below this the difference of two costs is made of rounding errors.
+    clear = errors > 1e3 * np.finfo(float).eps * max(noise, 1e-300)
+    slope, best = np.inf, np.inf
+    for start in range(len(errors) - window + 1):
+        part = slice(start, start + window)
+        if clear[part].all():
+            coefficients, residual, *_ = np.polyfit(
+                np.log(step_sizes[part]), np.log(errors[part]), 1, full=True
+            )
+            if residual.size and residual[0] < best:
+                slope, best = float(coefficients[0]), float(residual[0])
+    check = TaylorCheck(slope, expected_slope, residuals, step_sizes, errors)
+    if not slope > expected_slope - 0.1:
+        raise CheckError(
+            f"the error of the Taylor model has slope {slope:.2f} in the step size, and "
+            f"{expected_slope:g} was expected: {advice}"
+        )
+    for name, residual in residuals.items():
+        if not residual < 1e-8:
+            raise CheckError(f"the relative error of {name} is {residual:.1e}: {advice}")
+    return check

@@ -1,0 +1,109 @@
+import matplotlib
+import numpy as np
+import pymanopt
+import pytest
+from pymanopt.manifolds import Euclidean, Sphere
+
+from riemdln import DeepLinearMetric, FullRank
+from riemdln.checks import CheckError, check_gradient, check_hessian, check_retraction
+
+matplotlib.use("Agg")
+
+
+def problem_with(manifold, *, gradient=None, hessian=None):
+    """The cost sum(W^4) / 4 with a gradient and a Hessian that may be wrong."""
+
+    @pymanopt.function.numpy(manifold)
+    def cost(W):
+        return np.sum(W**4) / 4
+
+    @pymanopt.function.numpy(manifold)
+    def right_gradient(W):
+        return W**3
+
+    @pymanopt.function.numpy(manifold)
+    def right_hessian(W, X):
+        return 3 * W**2 * X
+
+    return pymanopt.Problem(
+        manifold,
+        cost,
+        euclidean_gradient=right_gradient
+        if gradient is None
+        else pymanopt.function.numpy(manifold)(gradient),
+        euclidean_hessian=right_hessian
+        if hessian is None
+        else pymanopt.function.numpy(manifold)(hessian),
+    )
+
+
+MANIFOLDS = [
+    lambda: FullRank(2, 3, DeepLinearMetric(3), rng=0),
+    lambda: Euclidean(2, 3),
+    lambda: Sphere(2, 3),
+]
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS)
+def test_right_problems_pass(manifold):
+    np.random.seed(0)  # noqa: NPY002 (pymanopt's own source of randomness)
+    problem = problem_with(manifold())
+    assert check_gradient(problem).slope == pytest.approx(2, abs=0.1)
+    check = check_hessian(problem)
+    assert check.slope == pytest.approx(3, abs=0.1)
+    assert check.residuals["symmetry"] < 1e-10
+    assert check.residuals["linearity"] < 1e-10
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS)
+def test_wrong_gradients_are_found(manifold):
+    np.random.seed(0)  # noqa: NPY002 (pymanopt's own source of randomness)
+    with pytest.raises(CheckError, match=r"slope 1\.\d* in the step size, and 2 was expected"):
+        check_gradient(problem_with(manifold(), gradient=lambda W: 1.01 * W**3))
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS)
+def test_wrong_hessians_are_found(manifold):
+    np.random.seed(0)  # noqa: NPY002 (pymanopt's own source of randomness)
+    with pytest.raises(CheckError, match=r"slope 2\.\d* in the step size, and 3 was expected"):
+        check_hessian(problem_with(manifold(), hessian=lambda W, X: 3.1 * W**2 * X))
+    skew = np.arange(36.0).reshape(6, 6)
+    skew = skew - skew.T
+    with pytest.raises(CheckError, match="the relative error of symmetry"):
+        check_hessian(
+            problem_with(
+                manifold(),
+                hessian=lambda W, X: 3 * W**2 * X + (skew @ X.ravel()).reshape(2, 3),
+            )
+        )
+
+
+def test_wrong_retractions_are_found():
+    class Slow(Euclidean):
+        def retraction(self, point, tangent_vector):
+            return point + 0.9 * tangent_vector
+
+    class Shifted(Euclidean):
+        def retraction(self, point, tangent_vector):
+            return point + tangent_vector + 1e-3
+
+    with pytest.raises(CheckError, match=r"slope 1\.0"):
+        check_retraction(Slow(3))
+    with pytest.raises(CheckError, match=r"slope -?0\.0"):
+        check_retraction(Shifted(3))
+
+
+def test_exact_models_have_an_infinite_slope():
+    assert check_retraction(Euclidean(2, 2)).slope == np.inf
+
+
+def test_takes_a_point_and_a_vector_and_draws_itself(rng):
+    problem = problem_with(FullRank(2, 3, DeepLinearMetric(2)))
+    W, X = rng.standard_normal((2, 2, 3))
+    check = check_gradient(problem, W, X)
+    axes = check.plot()
+    assert axes.get_xlabel() == "step size"
+    assert len(axes.lines) == 2
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), check.step_sizes)
+    with pytest.raises(ValueError, match="^point must be given"):
+        check_gradient(problem, None, X)

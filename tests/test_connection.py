@@ -1,0 +1,380 @@
+import math
+import pickle
+
+import autograd.numpy as anp
+import numpy as np
+import pymanopt
+import pytest
+import scipy.linalg
+from pymanopt.optimizers import NelderMead, ParticleSwarm, TrustRegions
+
+from riemdln import DeepLinearMetric, FullRank, GeodesicError, KroneckerMetric, SpectralMetric
+from riemdln.checks import check_hessian, check_retraction
+from riemdln.connection import exponential, geodesic, geodesic_between, hessian, polar_retraction
+from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
+
+SMALL_SHAPES = [(2, 2), (2, 3), (3, 2), (1, 3), (3, 1), (1, 1)]
+SHAPES = [(3, 3), (2, 4), (4, 2), (1, 4), (4, 1)]
+DEPTHS = [1, 1.5, 2, 3, 8, math.inf]
+
+
+def cases(shapes, depths):
+    return [
+        pytest.param(m, n, depth, id=f"{m}x{n}-{depth}")
+        for m, n in shapes
+        for depth in depths
+        if m == n or not math.isinf(depth)
+    ]
+
+
+def sharp_by_definition(W, P, depth):
+    return sharp_by_quadrature(W, P) if math.isinf(depth) else sharp_by_powers(W, P, depth)
+
+
+def derivative(function, h):
+    """The derivative at 0 by central differences of sixth order."""
+    return (
+        sum(
+            weight * (function(k * h) - function(-k * h))
+            for k, weight in ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
+        )
+        / h
+    )
+
+
+def nearby_points(rng, m, n, count=2, spread=0.3):
+    """Points between which there is a shortest geodesic."""
+    return np.eye(m, n) + spread * rng.standard_normal((count, m, n))
+
+
+@pytest.mark.parametrize("spectrum", ["generic", "equal", "clustered"])
+@pytest.mark.parametrize(("m", "n", "depth"), cases(SHAPES, [1, 2, 3, 5, math.inf]))
+def test_the_derivative_of_sharp_is_that_of_its_definition(rng, m, n, depth, spectrum):
+    values = {
+        "generic": np.linspace(2.0, 0.5, min(m, n)),
+        "equal": np.full(min(m, n), 0.7),
+        "clustered": 0.7 * (1 + 1e-5 * np.arange(min(m, n))),
+    }[spectrum]
+    W, metric = random_matrix(rng, m, n, values), DeepLinearMetric(depth)
+    X, P, Q = rng.standard_normal((3, m, n))
+    expected = derivative(lambda h: sharp_by_definition(W + h * X, P, depth), 3e-3)
+    actual = metric.sharp_derivative(W, X, P)
+    np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-7 * np.abs(expected).max())
+    pulled = metric.sharp_derivative_adjoint(W, Q, P)
+    assert np.sum(pulled * X) == pytest.approx(np.sum(Q * expected), rel=1e-7, abs=1e-7)
+    np.testing.assert_allclose(
+        pulled, metric.sharp_derivative_adjoint(W, P, Q), atol=1e-11 * max(np.abs(pulled).max(), 1)
+    )
+
+
+def test_the_derivative_goes_on_smoothly_to_lower_rank(rng):
+    X, P = rng.standard_normal((2, 4, 5))
+    for smallest in (1e-8, 1e-17, 1e-300, 0.0):
+        W = random_matrix(rng, 4, 5, [2.0, 1.0, smallest, smallest])
+        for depth in (1.5, 2, 3, 8):
+            metric = DeepLinearMetric(depth)
+            tangent = metric.sharp(W, X)
+            assert np.isfinite(metric.sharp_derivative(W, tangent, P)).all()
+            assert np.isfinite(metric.sharp_derivative_adjoint(W, P, X)).all()
+            hess = hessian(metric, W, tangent, P, X)
+            assert np.isfinite(hess).all()
+
+
+def christoffel_by_differences(W, X, Y, depth):
+    """Gamma from central differences of the dense metric tensor."""
+    m, n = W.shape
+    size = m * n
+
+    def tensor(V):
+        return np.linalg.inv(dense_cometric(lambda P: sharp_by_definition(V, P, depth), m, n))
+
+    h = 1e-3
+    slopes = np.array(
+        [derivative(lambda t, E=E: tensor(W + t * E.reshape(m, n)), h) for E in np.eye(size)]
+    )  # slopes[l, i, j] = d g_ij / d W_l
+    x, y = X.ravel(), Y.ravel()
+    lowered = (
+        np.einsum("ijl,i,j->l", slopes, x, y)
+        + np.einsum("jil,i,j->l", slopes, x, y)
+        - np.einsum("lij,i,j->l", slopes, x, y)
+    ) / 2
+    return np.linalg.solve(tensor(W), lowered).reshape(m, n)
+
+
+@pytest.mark.parametrize(("m", "n", "depth"), cases(SMALL_SHAPES, [1, 2, 3, 5, math.inf]))
+def test_christoffel_is_that_of_the_dense_metric(rng, m, n, depth):
+    W = random_matrix(rng, m, n, np.linspace(1.5, 0.7, min(m, n)))
+    X, Y = rng.standard_normal((2, m, n))
+    metric = DeepLinearMetric(depth)
+    gamma = metric.christoffel(W, X, Y)
+    np.testing.assert_allclose(gamma, christoffel_by_differences(W, X, Y, depth), atol=2e-5)
+    np.testing.assert_allclose(gamma, metric.christoffel(W, Y, X), rtol=1e-12, atol=1e-12)
+
+
+def quartic_problem(manifold, target):
+    @pymanopt.function.autograd(manifold)
+    def cost(W):
+        return anp.sum((W - target) ** 4) / 4 + anp.sum((W - target) ** 2) / 2
+
+    return pymanopt.Problem(manifold, cost)
+
+
+@pytest.mark.parametrize(("m", "n", "depth"), cases(SHAPES, DEPTHS))
+def test_the_hessian_is_symmetric_and_of_third_order(rng, m, n, depth):
+    manifold = FullRank(m, n, DeepLinearMetric(depth), rng=1)
+    problem = quartic_problem(manifold, rng.standard_normal((m, n)))
+    check = check_hessian(problem)
+    assert check.slope == pytest.approx(3, abs=0.1)
+    assert check.residuals["symmetry"] < 1e-10
+
+
+@pytest.mark.parametrize("depth", [1.5, 3, math.inf])
+def test_the_hessian_is_the_second_derivative_along_geodesics(rng, depth):
+    manifold = FullRank(3, 3, DeepLinearMetric(depth))
+    problem = quartic_problem(manifold, rng.standard_normal((3, 3)))
+    W, h = random_matrix(rng, 3, 3, [1.5, 1.0, 0.7]), 1e-2
+    X = 0.3 * rng.standard_normal((3, 3))
+    steps = h * np.arange(-3, 4)
+    costs = np.array([problem.cost(manifold.exp(W, t * X)) for t in steps])
+    weights = np.array([1 / 90, -3 / 20, 3 / 2, -49 / 18, 3 / 2, -3 / 20, 1 / 90])
+    second = manifold.inner_product(W, X, problem.riemannian_hessian(W, X))
+    assert weights @ costs / h**2 == pytest.approx(second, rel=1e-5)
+
+
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
+def test_trust_regions_converge_quadratically(rng, depth):
+    manifold = FullRank(3, 3, DeepLinearMetric(depth))
+    target = random_matrix(rng, 3, 3, [2.0, 1.5, 1.0])
+    start = target + 0.3 * rng.standard_normal((3, 3))
+    optimizer = TrustRegions(min_gradient_norm=1e-10, verbosity=0)
+    result = optimizer.run(quartic_problem(manifold, target), initial_point=start)
+    assert result.gradient_norm < 1e-10
+    assert result.iterations < 15
+    np.testing.assert_allclose(result.point, target, atol=1e-9)
+    # The last steps: each norm is of the order of the square of the one before.
+    problem, norms, W = quartic_problem(manifold, target), [], result.point
+    for size in (1e-2, 1e-3):
+        W = target + size * rng.standard_normal((3, 3))
+        norms.append(manifold.norm(W, problem.riemannian_gradient(W)))
+        step = TrustRegions(min_gradient_norm=1e-14, max_iterations=1, verbosity=0).run(
+            problem, initial_point=W, mininner=9, Delta_bar=10.0, Delta0=5.0
+        )
+        norms.append(step.gradient_norm)
+    order = np.log(norms[1] / norms[3]) / np.log(norms[0] / norms[2])
+    assert order > 1.7
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "depth"), [*cases([(3, 3)], [1, 2, 3, math.inf]), (2, 4, 1.5), (4, 2, 3), (1, 4, 8)]
+)
+def test_retractions_have_their_orders(m, n, depth):
+    def slope(retraction):
+        manifold = FullRank(m, n, DeepLinearMetric(depth), retraction=retraction, rng=2)
+        return check_retraction(manifold).slope
+
+    if depth == 1:
+        assert slope("linear") == slope("second_order") == math.inf
+    else:
+        assert slope("linear") == pytest.approx(2, abs=0.1)
+        assert slope("second_order") == pytest.approx(3, abs=0.1)
+    if depth in (2, 3, 8):
+        # Horizontal lines of layers project to geodesics up to third order.
+        assert slope("network") == pytest.approx(3, abs=0.1)
+    assert slope("polar") == pytest.approx(2, abs=0.1)
+
+
+def test_the_polar_retraction_keeps_the_rank_and_the_determinant(rng):
+    W = random_matrix(rng, 3, 3)
+    for X in 100 * rng.standard_normal((20, 3, 3)):
+        assert np.linalg.det(polar_retraction(W, X)) * np.linalg.det(W) > 0
+    with pytest.raises(GeodesicError, match="full rank"):
+        polar_retraction(np.zeros((2, 2)), np.eye(2))
+
+
+def square_root(A):
+    return scipy.linalg.sqrtm(A).real
+
+
+def positive_definite(rng, n):
+    root = np.eye(n) + 0.4 * rng.standard_normal((n, n))
+    return root @ root.T
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_depth_two_is_bures_wasserstein(rng, n):
+    A, B = positive_definite(rng, n), positive_definite(rng, n)
+    manifold = FullRank(n, n, DeepLinearMetric(2))
+    root = square_root(A)
+    squared = np.trace(A) + np.trace(B) - 2 * np.trace(square_root(root @ B @ root))
+    logarithm = square_root(A @ B) + square_root(B @ A) - 2 * A
+    assert manifold.dist(A, B) == pytest.approx(np.sqrt(2 * squared), abs=1e-6)
+    np.testing.assert_allclose(manifold.log(A, B), logarithm, atol=1e-6)
+    mean = (A + B + square_root(A @ B) + square_root(B @ A)) / 4
+    np.testing.assert_allclose(manifold.pair_mean(A, B), mean, atol=1e-6)
+    X = 0.3 * (B - A)
+    L = scipy.linalg.solve_sylvester(A, A, X)
+    expected = (np.eye(n) + L) @ A @ (np.eye(n) + L)
+    np.testing.assert_allclose(manifold.exp(A, X), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("m", "n", "depth"), cases([(3, 3), (2, 4), (4, 2)], DEPTHS))
+def test_geodesics_with_the_same_singular_vectors(rng, m, n, depth):
+    r = min(m, n)
+    s, t = np.linspace(1.0, 2.0, r), np.linspace(3.0, 0.5, r)
+    U, V = (np.linalg.qr(rng.standard_normal((size, r)))[0] for size in (m, n))
+    W_a, W_b = U * s @ V.T, U * t @ V.T
+    if math.isinf(depth):
+        middle, length = np.sqrt(s * t), np.linalg.norm(np.log(s / t))
+    else:
+        middle = ((s ** (1 / depth) + t ** (1 / depth)) / 2) ** depth
+        length = np.sqrt(depth) * np.linalg.norm(s ** (1 / depth) - t ** (1 / depth))
+    manifold = FullRank(m, n, DeepLinearMetric(depth))
+    assert manifold.dist(W_a, W_b) == pytest.approx(length, rel=1e-7)
+    np.testing.assert_allclose(manifold.pair_mean(W_a, W_b), U * middle @ V.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1.5, 2, 3, 8])
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1)])
+def test_one_row_or_column_is_a_flat_cone(rng, shape, depth):
+    # With the radius sqrt(N) |w|^{1/N} an angle between vectors counts as one of 1 / sqrt(N) of it.
+    a, b = rng.standard_normal((2, *shape))
+    radii = [np.sqrt(depth) * np.linalg.norm(w) ** (1 / depth) for w in (a, b)]
+    cosine = np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    angle = np.arccos(cosine) / np.sqrt(depth)
+    expected = np.sqrt(radii[0] ** 2 + radii[1] ** 2 - 2 * radii[0] * radii[1] * np.cos(angle))
+    manifold = FullRank(*shape, DeepLinearMetric(depth))
+    assert manifold.dist(a, b) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize(("m", "n", "depth"), cases(SHAPES, DEPTHS))
+def test_exp_and_log_are_inverse_to_each_other(rng, m, n, depth):
+    manifold = FullRank(m, n, DeepLinearMetric(depth))
+    W_a, W_b = nearby_points(rng, m, n)
+    X = manifold.log(W_a, W_b)
+    np.testing.assert_allclose(manifold.exp(W_a, X), W_b, atol=1e-6)
+    assert manifold.norm(W_a, X) == pytest.approx(manifold.dist(W_a, W_b), rel=1e-7)
+    Y = 0.3 * rng.standard_normal((m, n))
+    np.testing.assert_allclose(manifold.log(W_a, manifold.exp(W_a, Y)), Y, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
+def test_dist_is_a_distance(rng, depth):
+    manifold = FullRank(3, 3, DeepLinearMetric(depth))
+    a, b, c = nearby_points(rng, 3, 3, 3)
+    assert manifold.dist(a, b) == pytest.approx(manifold.dist(b, a), rel=1e-7)
+    assert manifold.dist(a, c) < manifold.dist(a, b) + manifold.dist(b, c)
+    assert manifold.dist(a, a) == 0
+    np.testing.assert_array_equal(manifold.log(a, a), np.zeros((3, 3)))
+    np.testing.assert_allclose(manifold.pair_mean(a, b), manifold.pair_mean(b, a), atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 1.5, 3, math.inf])
+def test_the_hamiltonian_is_conserved(rng, depth):
+    metric = DeepLinearMetric(depth)
+    W, X = random_matrix(rng, 4, 4, [2.0, 1.5, 1.0, 0.8]), 0.3 * rng.standard_normal((4, 4))
+    path = geodesic(metric, W, X, np.linspace(0, 1, 7))
+    speeds = np.sqrt(metric.inner(path.points, path.velocities, path.velocities))
+    np.testing.assert_allclose(speeds, np.sqrt(metric.inner(W, X, X)), rtol=1e-9)
+    assert path.length == pytest.approx(speeds[0])
+    between = geodesic_between(metric, W, path.points[-1])
+    assert between.length == pytest.approx(path.length, rel=1e-7)
+
+
+def test_geodesics_between_generic_matrices(rng):
+    metric = DeepLinearMetric(3)
+    for _ in range(5):
+        W_a, W_b = rng.standard_normal((2, 3, 5))
+        found = geodesic_between(metric, W_a, W_b)
+        end = exponential(metric, W_a, found.velocities[0])
+        np.testing.assert_allclose(end, W_b, atol=1e-5)
+
+
+def test_a_geodesic_that_meets_lower_rank_says_so():
+    manifold = FullRank(2, 2, DeepLinearMetric(2))
+    W = np.eye(2)
+    # The square root of the first singular value goes 1 - t X / 2: it meets zero at t = 1 / 2.
+    with pytest.raises(GeodesicError, match=r"runs into a matrix of lower rank at time 0\.5"):
+        manifold.exp(W, np.diag([-4.0, 0.0]))
+    with pytest.raises(GeodesicError, match="determinants of the points have opposite signs"):
+        manifold.log(W, np.diag([1.0, -1.0]))
+    with pytest.raises(GeodesicError, match="the second point is of lower rank"):
+        manifold.dist(W, np.diag([1.0, 0.0]))
+
+
+def test_euclidean_geodesics_are_straight_and_know_no_boundary():
+    manifold = FullRank(2, 2, DeepLinearMetric(1))
+    W_a, W_b = np.eye(2), np.diag([1.0, -3.0])
+    assert manifold.dist(W_a, W_b) == pytest.approx(4, rel=1e-15)
+    np.testing.assert_array_equal(manifold.log(W_a, W_b), W_b - W_a)
+    np.testing.assert_array_equal(manifold.exp(W_a, W_b), W_a + W_b)
+    np.testing.assert_array_equal(manifold.pair_mean(W_a, W_b), (W_a + W_b) / 2)
+
+
+@pytest.mark.parametrize(("m", "n", "depth"), cases(SHAPES, [1, 1.5, 3, math.inf]))
+def test_the_isometric_transport_keeps_inner_products(rng, m, n, depth):
+    manifold = FullRank(m, n, DeepLinearMetric(depth), transport="isometric")
+    a, b, X, Y = rng.standard_normal((4, m, n))
+    moved = (manifold.transport(a, b, V) for V in (X, Y))
+    assert manifold.inner_product(b, *moved) == pytest.approx(
+        manifold.inner_product(a, X, Y), rel=1e-9
+    )
+    there_and_back = manifold.transport(b, a, manifold.transport(a, b, X))
+    np.testing.assert_allclose(there_and_back, X, rtol=1e-9, atol=1e-9)
+
+
+def test_the_isometric_transport_needs_a_spectral_metric():
+    with pytest.raises(ValueError, match=r"^transport must be one of 'identity' with Kronecker"):
+        FullRank(2, 2, KroneckerMetric(np.eye(2), np.eye(2)), transport="isometric")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_particle_swarm_and_nelder_mead_run(depth):
+    np.random.seed(0)  # noqa: NPY002 (pymanopt's own source of randomness)
+    target = np.array([[1.5, 0.3, -0.2]])
+    manifold = FullRank(
+        1, 3, DeepLinearMetric(depth), retraction="polar", transport="isometric", rng=0
+    )
+    problem = quartic_problem(manifold, target)
+    swarm = ParticleSwarm(max_iterations=6, population_size=5, verbosity=0)
+    assert np.isfinite(swarm.run(problem).cost)
+    simplex = NelderMead(max_iterations=1, verbosity=0).run(problem)
+    assert np.isfinite(simplex.cost)
+
+
+def test_manifolds_with_geodesics_are_pickled(rng):
+    manifold = FullRank(2, 3, DeepLinearMetric(3), retraction="geodesic", transport="isometric")
+    W, X = rng.standard_normal((2, 2, 3))
+    manifold.dist(W, W + 0.1 * X)
+    copy = pickle.loads(pickle.dumps(manifold))
+    np.testing.assert_array_equal(copy.retraction(W, 0.1 * X), manifold.retraction(W, 0.1 * X))
+
+
+def test_a_kernel_of_ones_own_has_geodesics(rng):
+    # Its derivatives come from the kernel alone. At depth two the same kernel has them exactly.
+    numerical = SpectralMetric(lambda s, t: s + t)
+    exact = SpectralMetric(lambda s, t: s + t, lambda a, b, t: 1 / (a + b) + 0 * t)
+    W_a, W_b = nearby_points(rng, 3, 3)
+    expected = FullRank(3, 3, DeepLinearMetric(2)).log(W_a, W_b)
+    for metric, tolerance in ((numerical, 1e-6), (exact, 1e-8)):
+        log = FullRank(3, 3, metric).log(W_a, W_b)
+        np.testing.assert_allclose(log, expected, atol=tolerance)
+
+
+def test_a_kernel_that_is_not_symmetric_takes_two_differences(rng):
+    def kernel(s, t):
+        return 1 + s**2 + 3 * t**4
+
+    first, second = (lambda a, b, t: 1.0 + 0 * (a + b + t)), (lambda a, b, t: 3 * (a**2 + b**2))
+    W, X, P = rng.standard_normal((3, 3, 4))
+
+    def sharp(W):
+        return P + W @ W.T @ P + 3 * P @ W.T @ W @ W.T @ W
+
+    expected = derivative(lambda h: sharp(W + h * X), 1e-3)
+    for metric in (SpectralMetric(kernel), SpectralMetric(kernel, (first, second))):
+        np.testing.assert_allclose(metric.sharp_derivative(W, X, P), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_refuses_differences_that_are_no_functions():
+    with pytest.raises(TypeError, match="^divided_difference must be a function or a pair"):
+        SpectralMetric(lambda s, t: s + t, (1.0, 2.0))

@@ -1,0 +1,197 @@
+"""Metrics of one's own: what `Metric` makes of `sharp` alone, and the constant metric."""
+
+import autograd.numpy as anp
+import numpy as np
+import pymanopt
+import pytest
+from pymanopt.optimizers import SteepestDescent, TrustRegions
+
+from riemdln import DeepLinearMetric, FixedStep, FullRank, KroneckerMetric, Metric
+from riemdln.checks import check_hessian, check_metric
+from riemdln.connection import hessian
+from tests.conftest import random_matrix
+
+
+class SumOverLayers(Metric):
+    """g^N by automatic differentiation of equation (1), on wide or square matrices of full rank."""
+
+    def __init__(self, depth):
+        self.depth = depth
+
+    def sharp(self, W, P):
+        N = self.depth
+        values, vectors = anp.linalg.eigh(anp.dot(W, W.T))
+
+        def left(exponent):
+            return anp.dot(vectors * values**exponent, vectors.T)
+
+        def times_right(exponent):  # P (W^T W)^e = P W^T (W W^T)^{e-1} W
+            return anp.dot(anp.dot(anp.dot(P, W.T), left(exponent - 1)), W)
+
+        return sum(
+            anp.dot(left((N - k) / N), times_right((k - 1) / N) if k > 1 else P)
+            for k in range(1, N + 1)
+        )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(("m", "n"), [(3, 3), (2, 4), (1, 3)])
+def test_the_generic_path_agrees_with_the_closed_form(rng, m, n, depth):
+    W = random_matrix(rng, m, n, np.linspace(2.0, 0.8, m))
+    X, Y, P, Q = rng.standard_normal((4, m, n))
+    generic, closed = SumOverLayers(depth), DeepLinearMetric(depth)
+    for name, arguments in {
+        "flat": (X,),
+        "inner": (X, Y),
+        "sharp_derivative": (X, P),
+        "sharp_derivative_adjoint": (P, Q),
+        "christoffel": (X, Y),
+    }.items():
+        actual = getattr(generic, name)(W, *arguments)
+        np.testing.assert_allclose(actual, getattr(closed, name)(W, *arguments), atol=1e-8)
+    np.testing.assert_allclose(hessian(generic, W, X, P, Q), hessian(closed, W, X, P, Q), atol=1e-8)
+
+
+def test_the_generic_path_has_geodesics(rng):
+    W_a, W_b = np.array([[1.0, 0.0], [1.05, 0.02]])[:, None, :]
+    generic = FullRank(1, 2, SumOverLayers(2))
+    closed = FullRank(1, 2, DeepLinearMetric(2))
+    np.testing.assert_allclose(generic.log(W_a, W_b), closed.log(W_a, W_b), atol=1e-7)
+    X = 0.1 * rng.standard_normal((1, 2))
+    np.testing.assert_allclose(generic.exp(W_a, X), closed.exp(W_a, X), atol=1e-8)
+
+
+class Weighted(Metric):
+    """A(P) = (1 + W^2) P entrywise, a product of lines with arc length asinh(w)."""
+
+    def sharp(self, W, P):
+        return (1 + W**2) * P
+
+
+def test_a_product_of_lines(rng):
+    manifold = FullRank(2, 3, Weighted())
+    a, b = rng.standard_normal((2, 2, 3))
+    expected = np.linalg.norm(np.arcsinh(b) - np.arcsinh(a))
+    assert manifold.dist(a, b) == pytest.approx(expected, rel=1e-7)
+    middle = np.sinh((np.arcsinh(a) + np.arcsinh(b)) / 2)
+    np.testing.assert_allclose(manifold.pair_mean(a, b), middle, atol=1e-6)
+    check_metric(Weighted(), 2, 3)
+
+    @pymanopt.function.autograd(manifold)
+    def cost(W):
+        return anp.sum((W - b) ** 4) / 4 + anp.sum((W - b) ** 2) / 2
+
+    problem = pymanopt.Problem(manifold, cost)
+    assert check_hessian(problem, a).slope == pytest.approx(3, abs=0.1)
+    result = TrustRegions(verbosity=0).run(problem, initial_point=a)
+    np.testing.assert_allclose(result.point, b, atol=1e-6)
+
+
+class Indefinite(Metric):
+    def sharp(self, W, P):
+        return -P * np.sign(np.arange(P.size).reshape(P.shape) - 1)
+
+
+class Skew(Metric):
+    def sharp(self, W, P):
+        return P + np.roll(P, 1)
+
+
+class WrongInverse(Weighted):
+    def flat(self, W, Z):
+        return Z
+
+
+class WrongDerivative(Weighted):
+    def sharp_derivative(self, W, X, p):
+        return 3.0 * W * X * p
+
+
+class WrongAdjoint(Weighted):
+    def sharp_derivative_adjoint(self, W, p, q):
+        return W * p * q
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (Skew(), "not symmetric"),
+        (WrongInverse(), "flat is not the inverse"),
+        (WrongDerivative(), "sharp_derivative is not the derivative"),
+        (WrongAdjoint(), "not the adjoint"),
+    ],
+)
+def test_check_metric_finds_what_is_wrong(metric, message):
+    with pytest.raises(AssertionError, match=message):
+        check_metric(metric, 2, 3)
+
+
+def test_check_metric_finds_an_indefinite_metric():
+    with pytest.raises((AssertionError, np.linalg.LinAlgError), match=r"positive definite"):
+        check_metric(Indefinite(), 2, 3)
+
+
+def test_flat_says_where_conjugate_gradients_do_not_converge():
+    class Singular(Metric):
+        def sharp(self, W, P):
+            return P * np.array([[1.0, 0.0]])
+
+    with pytest.raises(np.linalg.LinAlgError, match="^flat did not converge"):
+        Singular().flat(np.ones((1, 2)), np.ones((1, 2)))
+
+
+def whitening(rng, m, n):
+    roots = [rng.standard_normal((size, size)) for size in (m, n)]
+    return [root @ root.T + np.eye(len(root)) for root in roots]
+
+
+def test_kronecker_is_a_product_on_both_sides(rng):
+    left, right = whitening(rng, 2, 3)
+    metric = KroneckerMetric(left, right)
+    W, X, Y, P = rng.standard_normal((4, 2, 3))
+    np.testing.assert_allclose(metric.sharp(W, P), left @ P @ right)
+    expected = np.linalg.solve(np.kron(left, right), X.ravel()).reshape(2, 3)
+    np.testing.assert_allclose(metric.flat(W, X), expected, rtol=1e-9)
+    np.testing.assert_array_equal(metric.christoffel(W, X, Y), np.zeros((2, 3)))
+    manifold = FullRank(2, 3, metric)
+    difference = np.sqrt(np.sum((Y - X) * metric.flat(W, Y - X)))
+    assert manifold.dist(X, Y) == pytest.approx(difference)
+    np.testing.assert_array_equal(manifold.exp(W, X), W + X)
+    check_metric(metric, 2, 3)
+
+
+def test_one_natural_gradient_step_solves_linear_regression(rng):
+    inputs, outputs = (
+        rng.standard_normal((50, 3)) * [1.0, 10.0, 100.0],
+        rng.standard_normal((50, 2)),
+    )
+    covariance = inputs.T @ inputs / 50
+    manifold = FullRank(2, 3, KroneckerMetric(np.eye(2), np.linalg.inv(covariance)))
+
+    @pymanopt.function.autograd(manifold)
+    def cost(W):
+        return anp.mean(anp.sum((anp.dot(inputs, W.T) - outputs) ** 2, axis=1)) / 2
+
+    optimizer = SteepestDescent(FixedStep(1.0), max_iterations=1, verbosity=0)
+    result = optimizer.run(pymanopt.Problem(manifold, cost), initial_point=np.ones((2, 3)))
+    expected = np.linalg.lstsq(inputs, outputs)[0].T
+    np.testing.assert_allclose(result.point, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        (np.ones((2, 3)), "^left must be square"),
+        (np.array([[1.0, 2.0], [0.0, 1.0]]), "^left must be symmetric"),
+        (np.diag([1.0, -1.0]), "^left must be positive definite"),
+        (np.full((2, 2), np.nan), "^left must be finite"),
+    ],
+)
+def test_kronecker_refuses_bad_factors(left, message):
+    with pytest.raises(ValueError, match=message):
+        KroneckerMetric(left, np.eye(2))
+
+
+def test_kronecker_exists_on_one_shape_only():
+    with pytest.raises(ValueError, match="^this metric exists on 2 x 3 matrices only, got 3 x 2"):
+        FullRank(3, 2, KroneckerMetric(np.eye(2), np.eye(3)))
