@@ -99,7 +99,7 @@ def theta(s: Array, t: Array, depth: float) -> Array:
         # Kept off zero by less than rounding, so that the quotient is defined at r = 1.
         x = xp.minimum(4 * xp.log(ratio), -1e-20)
     quotient = xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
-    larger = xp.maximum(s, t) ** (1 - 1 / depth)
+    larger = xp.maximum(s ** (1 - 1 / depth), t ** (1 - 1 / depth))
     return larger * quotient * larger  # in this order 0 where the quotient is, however large M is
 
 
@@ -168,10 +168,11 @@ def _theta_above_zero(s: Array, t: Array, depth: float) -> Array:
     if math.isinf(depth):
         return theta(s, t, depth)
     xp = array_namespace(s, t)
-    larger, x = xp.maximum(s, t), -xp.abs(_log_ratio(s, t))
+    x, power = -xp.abs(_log_ratio(s, t)), 2 - 4 / depth
     quotient = xp.expm1(x * (1 - 1 / depth)) / xp.expm1(x / depth)
-    rise = s ** (2 / depth) * larger ** (2 - 4 / depth) * quotient
-    return xp.where(s > 0, rise, 0.0)
+    # Powers of the larger one, taken before the two are broadcast together.
+    larger = xp.maximum(s**power, t**power) if power > 0 else xp.minimum(s**power, t**power)
+    return xp.where(s > 0, s ** (2 / depth) * larger * quotient, 0.0)
 
 
 def _theta_slope(s: Array, t: Array, depth: float) -> Array:

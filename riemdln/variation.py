@@ -12,9 +12,9 @@ is a difference of two matrix products,
 
     theta * (K @ P) - K @ (theta * P),    K_il = (D(W W^T)[X])_il / (s_i^2 - s_l^2),
 
-and where they are close, the divided difference is the mean of the derivatives at s_i and s_l
-up to a third of the square of their relative distance: two more products. So the cost is that of a
-few products for every kernel, and no array has three indices.
+and where they are close, the divided difference is the mean of the derivatives at s_i and s_l up
+to the order of the square of their relative distance: two more products, if any two are close.
+So the cost is that of a few products for every kernel, and no array has three indices.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Variation(NamedTuple):
         The singular values; those whose squares are lost to underflow count as zero.
     far : array (..., r, r)
         1 / (s_i^2 - s_l^2), and 0 where the two are close.
-    near : array (..., r, r)
-        1/2 where s_i and s_l are close, and 0 elsewhere.
+    near : array (..., r, r) or None
+        1/2 where s_i and s_l are close, i != l, and 0 elsewhere; None where no two are close.
     rise, slope : Blocks
         theta(s_i, t) - theta(0, t), and the derivative of theta in s_i^2, for t = s_j in M and
         for t = 0 in Vpt.
@@ -82,14 +82,24 @@ class Variation(NamedTuple):
 
     def _product(self, change: Array, P: Array, rise: Array, slope: Array) -> Array:
         """sum_l theta[s_i, s_l; t_j] change_il P_lj."""
-        far, near = self.far * change, self.near * change
-        return rise * (far @ P) - far @ (rise * P) + slope * (near @ P) + near @ (slope * P)
+        xp = array_namespace(P)
+        diagonal = xp.linalg.diagonal(change)[..., :, None]
+        far = self.far * change
+        product = rise * (far @ P) - far @ (rise * P) + slope * diagonal * P
+        if self.near is not None:
+            near = self.near * change
+            product = product + slope * (near @ P) + near @ (slope * P)
+        return product
 
     def _pairing(self, P: Array, Q: Array, rise: Array, slope: Array) -> Array:
         """sum_j theta[s_i, s_l; t_j] P_ij Q_lj."""
-        far = (rise * P) @ Q.mT - P @ (rise * Q).mT
-        near = (slope * P) @ Q.mT + P @ (slope * Q).mT
-        return self.far * far + self.near * near
+        xp = array_namespace(P)
+        pairing = self.far * ((rise * P) @ Q.mT - P @ (rise * Q).mT)
+        diagonal = xp.sum(slope * P * Q, axis=-1)
+        pairing = pairing + xp.eye(P.shape[-2], dtype=P.dtype) * diagonal[..., None, :]
+        if self.near is not None:
+            pairing = pairing + self.near * ((slope * P) @ Q.mT + P @ (slope * Q).mT)
+        return pairing
 
     def _edge(self) -> Array:
         """s_i theta[s_i, 0; s_j]: for the directions that leave the column space."""
@@ -125,7 +135,8 @@ def left_variation(
     column, row = s[..., :, None], s[..., None, :]
     close = xp.abs(column - row) <= closeness * xp.maximum(column, row)
     far = xp.where(close, 0.0, 1 / xp.where(close, 1.0, (column - row) * (column + row)))
-    near = xp.where(close & (column > 0), 0.5, 0.0)
+    others = close & (column > 0) & ~xp.eye(s.shape[-1], dtype=xp.bool)
+    near = xp.where(others, 0.5, 0.0) if xp.any(others) else None
 
     def positive(value: Array) -> Array:
         return xp.where(column > 0, value, 0.0)

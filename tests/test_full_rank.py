@@ -6,7 +6,7 @@ import numpy as np
 import pymanopt
 import pytest
 from pymanopt.manifolds import Euclidean
-from pymanopt.optimizers import ConjugateGradient, SteepestDescent
+from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 
 from riemdln import (
     DeepLinearMetric,
@@ -198,13 +198,34 @@ def test_refuses_points_and_vectors_of_another_shape():
     with pytest.raises(ValueError, match="^euclidean_gradient must have shape"):
         manifold.euclidean_to_riemannian_gradient(good, bad)
     with pytest.raises(ValueError, match="^tangent_vector_b must be finite"):
-        manifold.inner_product(good, good, np.full((2, 3), np.nan))
+        manifold.inner_product(good, good, np.array([[1.0, np.nan, 1.0]] * 2))
     with pytest.raises(ValueError, match="^tangent_vector must have shape"):
         manifold.norm(good, np.ones((4, 2, 3)))
     with pytest.raises(ValueError, match="^point must be finite"):
         manifold.retraction(np.full((2, 3), np.inf), good)
     with pytest.raises(ValueError, match="^point must be finite"):
         manifold.norm(np.full((2, 3), np.inf), good)
+
+
+def test_undefined_vectors_are_let_through():
+    manifold, W, X = FullRank(2, 3, DeepLinearMetric(2)), np.ones((2, 3)), np.full((2, 3), np.nan)
+    assert np.isnan(manifold.inner_product(W, X, W))
+    assert np.isnan(manifold.norm(W, X))
+    np.testing.assert_array_equal(manifold.retraction(W, X), W)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in")
+@pytest.mark.parametrize("optimizer", [SteepestDescent, ConjugateGradient, TrustRegions])
+def test_optimizers_may_start_at_the_optimum(optimizer):
+    manifold, target = FullRank(2, 2, DeepLinearMetric(3)), np.diag([2.0, 1.0])
+
+    @pymanopt.function.autograd(manifold)
+    def cost(W):
+        return anp.sum((W - target) ** 2) / 2
+
+    problem = pymanopt.Problem(manifold, cost)
+    result = optimizer(verbosity=0).run(problem, initial_point=target)
+    np.testing.assert_array_equal(result.point, target)
 
 
 def test_conjugate_gradients_may_hit_the_optimum_exactly():

@@ -143,25 +143,22 @@ class FullRank(Manifold):
         self, point: ArrayLike, tangent_vector_a: ArrayLike, tangent_vector_b: ArrayLike
     ) -> np.float64:
         """The metric's inner product g_W(X, Y)."""
-        try:
-            inner = self._at(
-                point,
-                self._metric.inner,
-                tangent_vector_a=tangent_vector_a,
-                tangent_vector_b=tangent_vector_b,
-            )
-        except NotFiniteError:
-            if _is_undefined(tangent_vector_a) or _is_undefined(tangent_vector_b):
-                return np.float64(np.nan)
-            raise
-        return np.float64(inner)
+        return self._inner(
+            point, tangent_vector_a=tangent_vector_a, tangent_vector_b=tangent_vector_b
+        )
 
     def norm(self, point: ArrayLike, tangent_vector: ArrayLike) -> np.float64:
         """The norm sqrt(g_W(X, X)) of a tangent vector."""
-        square = self._at(
-            point, self._metric.inner, tangent_vector=tangent_vector, same_vector=tangent_vector
-        )
-        return np.sqrt(np.maximum(np.float64(square), 0.0))
+        square = self._inner(point, tangent_vector=tangent_vector, itself=tangent_vector)
+        return np.sqrt(np.maximum(square, 0.0))
+
+    def _inner(self, point: ArrayLike, **vectors: ArrayLike) -> np.float64:
+        try:
+            return np.float64(self._at(point, self._metric.inner, **vectors))
+        except NotFiniteError:
+            if any(_is_undefined(vector) for vector in vectors.values()):
+                return np.float64(np.nan)
+            raise
 
     def projection(self, point: ArrayLike, vector: Matrix) -> Matrix:
         """The vector itself: every m x n matrix is a tangent vector."""
