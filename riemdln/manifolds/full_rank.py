@@ -18,14 +18,14 @@ from riemdln._validation import (
     point_of_shape,
     random_generator,
 )
+from riemdln.boundary_value import geodesic_between
 from riemdln.connection import (
     exponential,
-    geodesic_between,
     hessian,
-    polar_retraction,
     second_order_retraction,
 )
 from riemdln.metrics import Metric
+from riemdln.retractions import linear_retraction, polar_retraction
 
 __all__ = ["FullRank"]
 
@@ -108,7 +108,7 @@ class FullRank(Manifold):
             raise TypeError(f"metric must be a riemdln.Metric, got {metric!r}")
         metric.require_shape(m, n)
         retractions = {
-            "linear": _linear_retraction,
+            "linear": linear_retraction,
             "second_order": partial(second_order_retraction, metric),
             "geodesic": partial(exponential, metric),
             "polar": polar_retraction,
@@ -167,7 +167,7 @@ class FullRank(Manifold):
     to_tangent_space = projection
 
     def dist(self, point_a: ArrayLike, point_b: ArrayLike) -> float:
-        """The length of the geodesic between two points: see `connection.geodesic_between`."""
+        """The length of the geodesic between two points: see `boundary_value.geodesic_between`."""
         length, _, _ = self._geodesic_between(point_a, point_b)
         return length
 
@@ -297,10 +297,6 @@ def _choice(name: str, value: str, choices: Mapping[str, Any], metric: Metric) -
             + (": it needs a metric of whole depth" if value == "network" else "")
         )
     return choices[value]
-
-
-def _linear_retraction(W: Matrix, X: Matrix) -> Matrix:
-    return finite("point", W + X)
 
 
 def _identity_transport(W_a: Matrix, W_b: Matrix, X: Matrix) -> Matrix:
