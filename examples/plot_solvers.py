@@ -1,0 +1,320 @@
+r"""
+Five optimizers on one metric
+=============================
+
+A manifold of riemdln serves every optimizer of pymanopt. This example runs all five on one strictly
+convex problem, a regression with the loss :math:`r^4 / 4 + r^2 / 2` on two strongly correlated
+inputs (W is 1 x 2), under the Euclidean metric (depth 1) and under :math:`g^N` (depths 2 and 3).
+
+Depth N stretches what a gradient does along W by N. So it helps steepest descent if the minimum W
+lies along the direction in which the cost is flattest, as it does here, and hinders it if W lies
+along the steepest one. Even here depth hardly matters to conjugate gradients, and trust regions
+take longer with it.
+
+Run it with ``python examples/plot_solvers.py``; it writes ``plot_solvers.png`` to the current
+folder.
+"""
+
+# %%
+# The problem
+# -----------
+# The inputs have a variance of 1 along (1, 1) and of 1/20 along (1, -1). The weights that made the
+# outputs point along (1, -1), turned by an angle; what is noise is not correlated with the inputs.
+
+import time
+
+import autograd.numpy as anp
+import matplotlib.pyplot as plt
+import numpy as np
+import pymanopt
+from pymanopt.optimizers import (
+    ConjugateGradient,
+    NelderMead,
+    ParticleSwarm,
+    SteepestDescent,
+    TrustRegions,
+)
+
+import riemdln
+
+DEPTHS = [1, 2, 3]
+FLAT, STEEP = np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)
+
+
+def regression_cost(angle):
+    """The mean of r^4 / 4 + r^2 / 2 over residuals r, the true weights turned from FLAT."""
+    noise = np.random.default_rng(0).standard_normal((100, 3))
+    first, second, third = 10 * np.linalg.qr(noise)[0].T[:, :, None]
+    X = first * STEEP + second * FLAT / np.sqrt(20)
+    y = X @ (np.cos(angle) * FLAT + np.sin(angle) * STEEP)[:, None] + 0.3 * third
+
+    def cost(W):
+        residuals = X @ W.T - y
+        return anp.mean(residuals**4) / 4 + anp.mean(residuals**2) / 2
+
+    return cost
+
+
+def problem_at(depth, cost, **options):
+    """The problem under the metric of one depth: depth 1 is Euclidean."""
+    manifold = riemdln.FullRank(1, 2, riemdln.DeepLinearMetric(depth), **options)
+    return pymanopt.Problem(manifold, pymanopt.function.autograd(manifold)(cost))
+
+
+def minimum_of(cost):
+    """Where the cost is least, to rounding error."""
+    optimizer = TrustRegions(min_gradient_norm=1e-12, verbosity=0)
+    return optimizer.run(problem_at(1, cost), initial_point=FLAT[None]).point
+
+
+cost = regression_cost(angle=0.0)
+least = cost(minimum_of(cost))
+turns = 2 * np.pi * np.arange(9) / 9
+STARTS = 0.5 * np.stack([np.cos(turns), np.sin(turns)], axis=-1)[:, None, :]
+
+# %%
+# First order: steepest descent and conjugate gradients
+# -----------------------------------------------------
+# Nine starts on a circle around zero. Each metric measures gradients in its own way, so iterations
+# are counted until the cost is within 1e-8 of its minimum. At depths 2 and 3 steepest descent needs
+# about half as many as at depth 1; conjugate gradients need as many at all depths, within four.
+
+
+def first_order_runs(optimizer_class, depth):
+    """The points and the costs less the minimum of nine runs, and the seconds that a run takes."""
+    problem = problem_at(depth, cost)
+    optimizer = optimizer_class(min_gradient_norm=1e-6, verbosity=0, log_verbosity=1)
+    began = time.perf_counter()
+    logs = [optimizer.run(problem, initial_point=start).log["iterations"] for start in STARTS]
+    seconds = (time.perf_counter() - began) / len(STARTS)
+    paths = [np.array(log["point"])[:, 0] for log in logs]
+    return paths, [np.array(log["cost"]) - least for log in logs], seconds
+
+
+def iterations_until(gaps, level=1e-8):
+    """The median of the iterations after which the cost was within the level of its minimum."""
+    assert all(gap[-1] < level for gap in gaps)
+    return np.median([np.argmax(gap < level) for gap in gaps])
+
+
+first_order, counts = {}, {}
+for optimizer_class in (SteepestDescent, ConjugateGradient):
+    for depth in DEPTHS:
+        name = optimizer_class.__name__
+        first_order[name, depth] = first_order_runs(optimizer_class, depth)
+        _, gaps, seconds = first_order[name, depth]
+        counts[name, depth] = iterations_until(gaps)
+        print(
+            f"{name}, depth {depth}: within 1e-8 of the minimum after {counts[name, depth]:.0f} "
+            f"iterations (median of {len(STARTS)} starts), {seconds:.2f} s"
+        )
+assert all(
+    counts["SteepestDescent", depth] < 0.6 * counts["SteepestDescent", 1] for depth in DEPTHS[1:]
+)
+assert np.ptp([counts["ConjugateGradient", depth] for depth in DEPTHS]) <= 4
+
+# %%
+# Second order: trust regions
+# ---------------------------
+# Near the minimum each gradient norm is at most a constant times the square of the one before it,
+# at every depth. Depth makes the way there longer.
+
+
+def gradient_norms(depth, start, iterations=15):
+    """Gradient norms and costs less the minimum, iteration by iteration, and the seconds."""
+    problem = problem_at(depth, cost)
+    norms = [problem.manifold.norm(start, problem.riemannian_gradient(start))]
+    gaps = [cost(start) - least]
+    for count in range(1, iterations + 1):
+        # The optimizer keeps no log, so it is stopped after each number of iterations.
+        optimizer = TrustRegions(max_iterations=count, min_gradient_norm=1e-10, verbosity=0)
+        result = optimizer.run(problem, initial_point=start)
+        norms.append(result.gradient_norm)
+        gaps.append(result.cost - least)
+        if norms[-1] < 1e-10:
+            break
+    assert norms[-1] < 1e-10
+    return np.array(norms), np.array(gaps), result.time
+
+
+second_order = {}
+for depth in DEPTHS:
+    second_order[depth] = [gradient_norms(depth, start) for start in STARTS]
+    counts["TrustRegions", depth] = np.median([len(norms) - 1 for norms, *_ in second_order[depth]])
+    seconds = np.mean([seconds for *_, seconds in second_order[depth]])
+    print(
+        f"TrustRegions, depth {depth}: gradient norm below 1e-10 after "
+        f"{counts['TrustRegions', depth]:.0f} iterations (median of {len(STARTS)} starts), "
+        f"{seconds:.2f} s"
+    )
+    for norms, gaps, _ in second_order[depth]:
+        near = gaps[:-1] < 1e-4
+        # What is below 1e-14 is rounding error.
+        assert near.any()
+        assert all(norms[1:][near] < 10 * norms[:-1][near] ** 2 + 1e-14)
+assert counts["TrustRegions", 1] < counts["TrustRegions", 2] < counts["TrustRegions", 3]
+
+# %%
+# Without derivatives: particle swarm and Nelder-Mead
+# ---------------------------------------------------
+# Both ask again and again for the velocity of the geodesic between two points, at depths 2 and 3 a
+# boundary value problem, which costs much more than the cost itself; so the runs are short. The
+# polar retraction never crosses matrices of lower rank, where g^N ends, and the isometric transport
+# keeps the lengths of the particles' velocities. Under the Euclidean metric a straight step is the
+# geodesic itself.
+
+
+def derivative_free_run(optimizer, depth):
+    """The least costs so far less the minimum, and the result of one run."""
+    options = {"retraction": "polar", "transport": "isometric"} if depth > 1 else {}
+    manifold = riemdln.FullRank(1, 2, riemdln.DeepLinearMetric(depth), rng=11, **options)
+    costs = []
+
+    @pymanopt.function.numpy(manifold)
+    def recorded_cost(W):
+        costs.append(cost(W))
+        return costs[-1]
+
+    np.random.seed(0)  # noqa: NPY002 (the particle swarm draws from NumPy's global generator)
+    result = optimizer.run(pymanopt.Problem(manifold, recorded_cost))
+    return np.minimum.accumulate(costs) - least, result
+
+
+derivative_free = {}
+for depth in DEPTHS:
+    for optimizer in (
+        ParticleSwarm(max_iterations=10, population_size=6, verbosity=0),
+        NelderMead(max_iterations=5, verbosity=0),
+    ):
+        name = type(optimizer).__name__
+        derivative_free[name, depth] = gaps, result = derivative_free_run(optimizer, depth)
+        print(
+            f"{name}, depth {depth}: cost {gaps[-1]:.0e} above the minimum after "
+            f"{result.iterations} iterations ({len(gaps)} costs), {result.time:.2f} s",
+            flush=True,
+        )
+        assert gaps[-1] < 0.05 < gaps[0]
+
+# %%
+# Where depth helps
+# -----------------
+# The condition number of the Hessian at the minimum says how fast steepest descent ends. The first
+# problem was one of a family, whose minimum turns from the flat direction to the steep one. Along
+# the flat one depth N divides the condition number by about N, along the steep one it multiplies.
+
+
+def condition_number(depth, cost):
+    """The condition number of the Riemannian Hessian at the minimum."""
+    W, problem = minimum_of(cost), problem_at(depth, cost)
+    columns = [problem.riemannian_hessian(W, X[None])[0] for X in np.eye(2)]
+    eigenvalues = np.linalg.eigvals(np.stack(columns, axis=-1)).real
+    return eigenvalues.max() / eigenvalues.min()
+
+
+angles = np.linspace(0, np.pi / 2, 31)
+family = [regression_cost(angle) for angle in angles]
+conditions = {depth: np.array([condition_number(depth, c) for c in family]) for depth in DEPTHS}
+for depth in DEPTHS:
+    ratios = conditions[depth] / conditions[1]
+    assert abs(ratios[0] * depth - 1) < 0.05
+    assert abs(ratios[-1] / depth - 1) < 0.1
+
+# %%
+# The figure
+# ----------
+# Runs without derivatives are one for each depth, of one seed; they show the price of a step and no
+# order between the depths.
+
+COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00"], strict=True))
+LABELS = {depth: f"depth {depth}" + (" (Euclidean)" if depth == 1 else "") for depth in DEPTHS}
+plt.rcParams.update({"font.size": 11, "axes.titlesize": 12})
+figure, axes = plt.subplots(2, 3, figsize=(16, 9), layout="constrained")
+(plane, descent, quadratic), (swarm, simplex, turned) = axes
+
+grid = np.stack(np.meshgrid(np.linspace(-0.75, 1.25, 121), np.linspace(-1.25, 0.75, 121)), axis=-1)
+heights = np.array([cost(W[None]) for W in grid.reshape(-1, 2)]).reshape(grid.shape[:2]) - least
+plane.contour(*np.moveaxis(grid, -1, 0), heights, np.geomspace(1e-3, 10, 13), colors="0.8")
+
+
+def median_curve(gaps):
+    """The median over the runs at each iteration; a run that has ended stays where it is."""
+    length = max(map(len, gaps))
+    return np.median([np.pad(gap, (0, length - len(gap)), "edge") for gap in gaps], axis=0)
+
+
+for depth, colour in COLOURS.items():
+    paths, gaps, _ = first_order["SteepestDescent", depth]
+    plane.plot(*paths[4].T, ".-", color=colour, markersize=6)
+    for name, style in (("SteepestDescent", "-"), ("ConjugateGradient", "--")):
+        label = f"{LABELS[depth]}" if style == "-" else None
+        curve = median_curve(first_order[name, depth][1])
+        descent.semilogy(curve, style, color=colour, label=label)
+    for norms, gaps, _ in second_order[depth]:
+        near = gaps[:-1] < 1e-4
+        before, after = norms[:-1], np.maximum(norms[1:], 1e-16)
+        quadratic.loglog(before[~near], after[~near], "o", color=colour, markersize=4, alpha=0.25)
+        quadratic.loglog(before[near], after[near], "o", color=colour, markersize=5)
+    iterations = counts["TrustRegions", depth]
+    quadratic.plot([], [], "o", color=colour, label=f"{LABELS[depth]}: {iterations:.0f} iterations")
+    for panel, name in ((swarm, "ParticleSwarm"), (simplex, "NelderMead")):
+        gaps, result = derivative_free[name, depth]
+        panel.semilogy(
+            np.arange(1, len(gaps) + 1),
+            gaps,
+            color=colour,
+            drawstyle="steps-post",
+            label=f"{LABELS[depth]}: {result.time:.1f} s",
+        )
+    turned.semilogy(np.degrees(angles), conditions[depth], color=colour, label=LABELS[depth])
+
+plane.plot(0, 0, "x", color="0.4", markersize=9, label="zero: of lower rank", linestyle="")
+plane.plot(*minimum_of(cost)[0], "*", color="#009E73", markersize=15, label="minimum", ls="")
+
+plane.set(
+    title="Steepest descent from one start,\nover the level lines of the cost",
+    xlabel="$w_1$",
+    ylabel="$w_2$",
+    aspect="equal",
+)
+descent.plot([], [], "--", color="0.5", label="conjugate gradients")
+descent.set(
+    title="Steepest descent (solid): depth helps here\n"
+    "Conjugate gradients (dashed): it hardly matters",
+    xlabel="iteration (median of nine starts)",
+    ylabel="cost minus its minimum",
+    xlim=(0, 60),
+    ylim=(1e-10, 1),
+)
+guide = np.array([1e-7, 1e-2])
+quadratic.loglog(guide, 4 * guide**2, "--", color="0.5", label="slope 2")
+quadratic.set(
+    title="Trust regions: quadratic at every depth,\nbut depth makes the way there longer",
+    xlabel="gradient norm",
+    ylabel="gradient norm one iteration later",
+)
+swarm.set(
+    title="Particle swarm (one seed, so no ranking):\ngeodesics are the price of depth",
+    xlabel="costs evaluated",
+    ylabel="least cost so far minus the minimum",
+)
+simplex.set(
+    title="Nelder-Mead (one seed, so no ranking):\nthe same price, more often",
+    xlabel="costs evaluated",
+    ylabel="least cost so far minus the minimum",
+)
+turned.set(
+    title="Where depth helps steepest descent, and where not\n(the other panels: at 0 degrees)",
+    xlabel="degrees between the minimum and the flat direction",
+    ylabel="condition number of the Hessian there",
+    yticks=[5, 10, 20, 40, 60],
+    yticklabels=["5", "10", "20", "40", "60"],
+)
+for panel in axes.flat:
+    panel.legend(frameon=False)
+    panel.grid(alpha=0.25)
+turned.minorticks_off()
+figure.suptitle(
+    "One convex regression, five optimizers: the Euclidean metric and $g^N$", fontsize=15
+)
+figure.savefig("plot_solvers.png", dpi=150)
+plt.show()
