@@ -2,8 +2,8 @@ r"""
 One output: an adaptive step size and momentum
 ==============================================
 
-For a network with one output the end-to-end matrix is a row :math:`w`, and depth :math:`N` turns the
-gradient :math:`p` into (Arora, Cohen and Hazan 2018, Claim 2)
+For a network with one output the end-to-end matrix is a row :math:`w`, and depth :math:`N` turns
+the gradient :math:`p` into (Arora, Cohen and Hazan 2018, Claim 2)
 
 .. math:: A_{N,w}(p) = \|w\|^{2-2/N} \big(p + (N-1) \, \mathrm{Pr}_w \, p\big).
 

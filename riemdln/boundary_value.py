@@ -36,9 +36,10 @@ def geodesic_between(
 
     W'' + Gamma_W(W', W') = 0 is solved for a polynomial in time that takes the given values at
     its ends, by Newton's method with a Krylov solver, at more and more points until the speed is
-    the same at all of them. The first guess interpolates the polar factors of the two points,
-    W = H Q, which avoids matrices of lower rank. Where Newton's method fails from there, the far
-    end is moved along the guess in steps.
+    the same at all of them. The first guess is a straight line, or where geodesics end at
+    matrices of lower rank it interpolates the polar factors of the two points, W = Q H. Where
+    Newton's method fails from there, the far end is moved along the guess in steps. Metrics may
+    know a closed form (`Metric.known_geodesic`).
 
     Parameters
     ----------
@@ -76,12 +77,16 @@ def geodesic_between(
     W_a = finite_matrix("W_a", W_a)
     W_b = finite_matrix("W_b", point_of_shape("W_b", W_b, W_a.shape))
     _require_connected(metric, W_a, W_b)
-    if metric.is_constant or np.array_equal(W_a, W_b):
-        times, step = _chebyshev_points(_DEGREES[0]), W_b - W_a
-        path = W_a + times[:, None, None] * step
-        length = float(np.sqrt(metric.inner(W_a, step, step)))
-        return Geodesic(times, path, np.broadcast_to(step, path.shape), length)
-    guess, failure = _polar_path(W_a, W_b), ""
+    times = _chebyshev_points(_DEGREES[0])
+    if np.array_equal(W_a, W_b):
+        path = np.broadcast_to(W_a, (len(times), *W_a.shape))
+        return Geodesic(times, path, np.zeros_like(path), 0.0)
+    known = metric.known_geodesic(W_a, W_b, times)
+    if known is not None:
+        return Geodesic(times, *known)
+    guess, failure = _straight_path(W_a, W_b), ""
+    if metric.ends_at_lower_rank:
+        guess = _polar_path(W_a, W_b)
     for start in range(3):
         coarse, reached = _solve_in_steps(metric, guess, _DEGREES[start])
         if coarse is None:
@@ -164,7 +169,8 @@ def _solve(metric: Metric, path: Matrix, tolerance: float) -> Matrix | None:
 
     # The residual has to be small where the path is small, but above its rounding errors.
     sizes = np.max(np.abs(path), axis=(1, 2))
-    tolerance = max(tolerance * float(np.min(sizes)), 1e-13 * float(np.max(sizes)))
+    least, largest = float(np.min(sizes)), float(np.max(sizes))
+    tolerance = max(tolerance * max(least, 1e-3 * largest), 1e-13 * largest)
     try:
         with np.errstate(all="ignore"):
             inner = newton_krylov(
@@ -177,6 +183,10 @@ def _solve(metric: Metric, path: Matrix, tolerance: float) -> Matrix | None:
     except (NoConvergence, ValueError, np.linalg.LinAlgError):
         return None
     return np.concatenate([path[:1], inner.reshape(-1, *shape), path[-1:]])
+
+
+def _straight_path(W_a: Matrix, W_b: Matrix) -> Callable[[Matrix], Matrix]:
+    return lambda times: W_a + times[:, None, None] * (W_b - W_a)
 
 
 def _polar_path(W_a: Matrix, W_b: Matrix) -> Callable[[Matrix], Matrix]:

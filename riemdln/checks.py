@@ -98,7 +98,8 @@ class MetricCheck:
     symmetry : float
         Of <P, A(Q)> = <Q, A(P)>.
     positivity : float
-        The least of <P, A(P)> / (|P| |A(P)|) over random covectors, which must be positive.
+        The least eigenvalue of `sharp` over the largest, which must be positive; of a matrix of
+        more than 256 entries, on a random space of covectors.
     inverse : float
         Of A(flat(X)) = X.
     derivative : float

@@ -12,6 +12,7 @@ from riemdln import DeepLinearMetric, FullRank, GeodesicError, KroneckerMetric, 
 from riemdln.boundary_value import geodesic_between
 from riemdln.checks import check_hessian, check_retraction
 from riemdln.connection import exponential, geodesic, hessian
+from riemdln.kernels import theta
 from riemdln.retractions import polar_retraction
 from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
 
@@ -245,7 +246,18 @@ def test_one_row_or_column_is_a_flat_cone(rng, shape, depth):
     angle = np.arccos(cosine) / np.sqrt(depth)
     expected = np.sqrt(radii[0] ** 2 + radii[1] ** 2 - 2 * radii[0] * radii[1] * np.cos(angle))
     manifold = FullRank(*shape, DeepLinearMetric(depth))
-    assert manifold.dist(a, b) == pytest.approx(expected, rel=1e-7)
+    assert manifold.dist(a, b) == pytest.approx(expected, rel=1e-12)
+    # The closed form solves the equation of geodesics, which knows nothing of it.
+    np.testing.assert_allclose(manifold.exp(a, manifold.log(a, b)), b, atol=1e-8)
+    halfway = manifold.exp(a, 0.5 * manifold.log(a, b))
+    np.testing.assert_allclose(manifold.pair_mean(a, b), halfway, atol=1e-8)
+    kernel_only = SpectralMetric(lambda s, t: theta(s, t, depth))
+    assert FullRank(*shape, kernel_only).dist(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_opposite_vectors_have_a_geodesic():
+    manifold, w = FullRank(1, 3, DeepLinearMetric(2)), np.array([[1.0, 2.0, -1.0]])
+    np.testing.assert_allclose(manifold.exp(w, manifold.log(w, -3 * w)), -3 * w, atol=1e-7)
 
 
 @pytest.mark.parametrize(("m", "n", "depth"), cases(SHAPES, DEPTHS))

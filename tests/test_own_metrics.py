@@ -75,6 +75,7 @@ def test_a_product_of_lines(rng):
     assert manifold.dist(a, b) == pytest.approx(expected, rel=1e-7)
     middle = np.sinh((np.arcsinh(a) + np.arcsinh(b)) / 2)
     np.testing.assert_allclose(manifold.pair_mean(a, b), middle, atol=1e-6)
+    assert manifold.dist(0 * a, b) == pytest.approx(np.linalg.norm(np.arcsinh(b)), rel=1e-7)
     check_metric(Weighted(), 2, 3)
 
     @pymanopt.function.autograd(manifold)

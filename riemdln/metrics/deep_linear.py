@@ -18,6 +18,7 @@ from riemdln._validation import (
     point_of_shape,
     real_depth,
 )
+from riemdln.cone import cone_geodesic
 from riemdln.frame import Blocks, Frame
 from riemdln.kernels import divided_difference, theta
 from riemdln.metrics.metric import Retraction
@@ -82,7 +83,6 @@ class DeepLinearMetric(SpectralMetric):
     def __init__(self, depth: float) -> None:
         self._depth = real_depth("depth", depth)
         self.is_constant = self._depth == 1  # Euclidean
-        self.ends_at_lower_rank = self._depth > 1
         super().__init__(
             partial(theta, depth=self.depth), partial(divided_difference, depth=self.depth)
         )
@@ -102,6 +102,14 @@ class DeepLinearMetric(SpectralMetric):
                 f"the metric of infinite depth exists on square matrices only, got {m} x {n}: "
                 "theta(s, 0) = 0 freezes the row or column space of any other matrix"
             )
+
+    def known_geodesic(
+        self, W_a: Array, W_b: Array, times: Array
+    ) -> tuple[Array, Array, float] | None:
+        """The geodesic in closed form: of one row or column a line in a flat cone."""
+        if min(W_a.shape) == 1 and 1 < self.depth < math.inf:
+            return cone_geodesic(W_a, W_b, self.depth, times)
+        return super().known_geodesic(W_a, W_b, times)
 
     def retractions(self) -> Mapping[str, Retraction]:
         """The network retraction, where the depth is a whole number."""

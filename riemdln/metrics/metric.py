@@ -199,6 +199,31 @@ class Metric(abc.ABC):
         pulled = self.sharp(W, self.sharp_derivative_adjoint(W, x, y))
         return (pulled - along_x - along_y) / 2
 
+    def known_geodesic(
+        self, W_a: Array, W_b: Array, times: Array
+    ) -> tuple[Array, Array, float] | None:
+        """The geodesic from one point to another where it has a closed form.
+
+        By default a straight line if the metric is constant, and None otherwise.
+
+        Parameters
+        ----------
+        W_a, W_b : array (m, n)
+            The points, at times 0 and 1.
+        times : array (K,)
+            Times from 0 to 1.
+
+        Returns
+        -------
+        (points, velocities, length) or None
+            Arrays (K, m, n) at the times, and the length.
+        """
+        if not self.is_constant:
+            return None
+        step = W_b - W_a
+        path = W_a + times[:, None, None] * step
+        return path, np.broadcast_to(step, path.shape), float(np.sqrt(self.inner(W_a, step, step)))
+
     def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
         """Raise a ValueError where the metric does not exist on m x n matrices."""
 

@@ -195,6 +195,8 @@ class SpectralMetric(Metric):
             )
         self._kernel = kernel
         self._differences = first, second
+        zero = np.zeros((1, 1))
+        self.ends_at_lower_rank = bool(np.all(kernel(zero, zero) == 0))
         self._points = Recent()
 
     def __repr__(self) -> str:
