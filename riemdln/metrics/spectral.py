@@ -440,7 +440,7 @@ class SpectralMetric(Metric):
     def _theta_on_pairs(self, column: Array, row: Array) -> Array:
         # A slab of rows at a time, so that what the kernel computes on the way stays in the cache.
         count, rows = column.shape[-2], max(1, 8192 // row.shape[-1])
-        if count <= rows:
+        if count <= 2 * rows:
             return self._theta(column, row)
         slabs = [
             self._theta(column[..., start : min(start + rows, count), :], row)
