@@ -17,7 +17,7 @@ from scipy.linalg import schur
 from scipy.optimize import NoConvergence, newton_krylov
 
 from riemdln._validation import finite_matrix, point_of_shape
-from riemdln.connection import Geodesic, GeodesicError
+from riemdln.connection import Geodesic, GeodesicError, require_full_rank
 from riemdln.metrics import Metric
 
 __all__ = ["geodesic_between"]
@@ -238,13 +238,8 @@ def _require_connected(metric: Metric, W_a: Matrix, W_b: Matrix) -> None:
     """Raise where no path between the points avoids matrices of lower rank."""
     if not metric.ends_at_lower_rank:
         return
-    for name, W in (("first", W_a), ("second", W_b)):
-        s = np.linalg.svd(W, compute_uv=False)
-        if not s[-1] > 1e-12 * s[0]:
-            raise GeodesicError(
-                f"the {name} point is of lower rank: its singular values range from {s[0]:.1e} "
-                f"to {s[-1]:.1e}"
-            )
+    require_full_rank("first point", W_a)
+    require_full_rank("second point", W_b)
     if W_a.shape[0] == W_a.shape[1] and np.linalg.slogdet(W_a)[0] != np.linalg.slogdet(W_b)[0]:
         raise GeodesicError(
             "the determinants of the points have opposite signs, so that every path between "

@@ -157,6 +157,7 @@ def check_gradient(
     >>> round(check_gradient(pymanopt.Problem(manifold, cost)).slope, 1)
     2.0
     """
+    _require_type("problem", problem, Problem)
     manifold, point, X = _where(problem.manifold, point, tangent_vector)
     cost, gradient = problem.cost(point), problem.riemannian_gradient(point)
     derivative = manifold.inner_product(point, gradient, X)
@@ -211,6 +212,7 @@ def check_hessian(
     >>> round(check_hessian(pymanopt.Problem(manifold, cost)).slope, 1)
     3.0
     """
+    _require_type("problem", problem, Problem)
     manifold, point, X = _where(problem.manifold, point, tangent_vector)
     cost, gradient = problem.cost(point), problem.riemannian_gradient(point)
     first = manifold.inner_product(point, gradient, X)
@@ -278,6 +280,7 @@ def check_retraction(
     >>> round(check_retraction(manifold).slope, 1)
     3.0
     """
+    _require_type("manifold", manifold, Manifold)
     manifold, point, X = _where(manifold, point, tangent_vector)
     origin = manifold.retraction(point, manifold.zero_vector(point))
     return _taylor_check(
@@ -321,6 +324,7 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = 0) -> MetricCheck
     >>> check.symmetry < 1e-12 and check.derivative < 1e-8
     True
     """
+    _require_type("metric", metric, Metric)
     m, n = integer("m", m), integer("n", n)
     metric.require_shape(m, n)
     rng = random_generator("rng", rng)
@@ -367,6 +371,11 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = 0) -> MetricCheck
 def _require_small(name: str, error: float, explanation: str) -> None:
     if not error < 1e-6:
         raise CheckError(f"{explanation}: the relative error {name} is {error:.1e}")
+
+
+def _require_type(name: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} must be a {expected.__name__}, got {type(value).__name__}")
 
 
 def _where(

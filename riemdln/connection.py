@@ -208,6 +208,9 @@ def geodesic(
         length = duration * np.sqrt(metric.inner(W, X, X))
         return Geodesic(times, path, np.broadcast_to(X, path.shape), float(length))
 
+    if metric.ends_at_lower_rank:
+        require_full_rank("point", W)
+
     def velocity(time: float, state: Matrix) -> Matrix:
         point, p = state.reshape(2, *W.shape)
         try:
@@ -244,3 +247,12 @@ def geodesic(
     points, momenta = solution.y.T.reshape(len(times), 2, *W.shape).swapaxes(0, 1)
     velocities = np.stack([metric.sharp(V, p) for V, p in zip(points, momenta, strict=True)])
     return Geodesic(times, points, velocities, float(duration * np.sqrt(metric.inner(W, X, X))))
+
+
+def require_full_rank(name: str, W: Matrix) -> None:
+    """Raise a GeodesicError where a matrix is of lower rank, up to rounding error."""
+    s = np.linalg.svd(W, compute_uv=False)
+    if not s[-1] > 1e-12 * s[0]:
+        raise GeodesicError(
+            f"the {name} is of lower rank: its singular values range from {s[0]:.1e} to {s[-1]:.1e}"
+        )

@@ -52,6 +52,7 @@ def polar_retraction(W: Matrix, X: Matrix) -> Matrix:
     >>> polar_retraction(np.array([[1.0]]), np.array([[-4.0]]))  # (1 - 4 / 2)^2
     array([[1.]])
     """
+    W, X = finite("W", W), finite("X", X)
     if W.shape[0] < W.shape[1]:
         return polar_retraction(W.T, X.T).T
     U, s, Vt = np.linalg.svd(W, full_matrices=False)

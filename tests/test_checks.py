@@ -107,3 +107,9 @@ def test_takes_a_point_and_a_vector_and_draws_itself(rng):
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), check.step_sizes)
     with pytest.raises(ValueError, match="^point must be given"):
         check_gradient(problem, None, X)
+
+
+def test_refuses_what_is_no_problem():
+    for check in (check_gradient, check_hessian, check_retraction):
+        with pytest.raises(TypeError, match="must be a"):
+            check(3)

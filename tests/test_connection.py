@@ -311,6 +311,8 @@ def test_a_geodesic_that_meets_lower_rank_says_so():
         manifold.exp(W, np.diag([-4.0, 0.0]))
     with pytest.raises(GeodesicError, match="determinants of the points have opposite signs"):
         manifold.log(W, np.diag([1.0, -1.0]))
+    with pytest.raises(GeodesicError, match="the point is of lower rank"):
+        manifold.exp(np.diag([1.0, 0.0]), np.eye(2))
     with pytest.raises(GeodesicError, match="the second point is of lower rank"):
         manifold.dist(W, np.diag([1.0, 0.0]))
 
@@ -334,6 +336,24 @@ def test_the_isometric_transport_keeps_inner_products(rng, m, n, depth):
     )
     there_and_back = manifold.transport(b, a, manifold.transport(a, b, X))
     np.testing.assert_allclose(there_and_back, X, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("retraction", ["linear", "second_order", "geodesic", "polar", "network"])
+def test_bad_vectors_are_named_as_the_caller_knows_them(retraction):
+    manifold = FullRank(2, 3, DeepLinearMetric(2), retraction=retraction, transport="isometric")
+    W, X = np.eye(2, 3), np.ones((2, 3))
+    gap = np.array([[1.0, np.nan, 1.0]] * 2)
+    for call, name in {
+        lambda V: manifold.retraction(W, V): "tangent_vector",
+        lambda V: manifold.exp(W, V): "tangent_vector",
+        lambda V: manifold.log(W, V): "point_b",
+        lambda V: manifold.transport(W, W, V): "tangent_vector_a",
+        lambda V: manifold.euclidean_to_riemannian_hessian(W, X, V, X): "euclidean_hessian",
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} must be finite"):
+            call(gap)
+        with pytest.raises(ValueError, match=f"^{name} must have shape"):
+            call(X.T)
 
 
 def test_the_isometric_transport_needs_a_spectral_metric():

@@ -253,7 +253,17 @@ class FullRank(Manifold):
 
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:
         """A tangent vector at another point, by the transport that the manifold was made with."""
-        return self._transport(point_a, point_b, tangent_vector_a)
+        if self._transport is _identity_transport:
+            return tangent_vector_a
+        named = {
+            "point_a": point_a,
+            "point_b": point_b,
+            "tangent_vector_a": tangent_vector_a,
+        }
+        arrays = [
+            finite(name, point_of_shape(name, value, self._shape)) for name, value in named.items()
+        ]
+        return self._transport(*arrays)
 
     def _geodesic_between(
         self, point_a: ArrayLike, point_b: ArrayLike
