@@ -12,7 +12,7 @@ from pymanopt.manifolds import Euclidean
 
 from benchmarks.test_geometry import decomposition, median_ratio, report
 from riemdln import DeepLinearMetric, FullRank
-from riemdln.boundary_value import geodesic_between
+from riemdln.geodesics import geodesic_between
 
 
 def hessian_product(manifold, m, n, *, new_point):

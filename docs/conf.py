@@ -44,12 +44,12 @@ numpydoc_show_inherited_class_members = dict.fromkeys(
     [
         "riemdln.FixedRank",
         "riemdln.FullRank",
-        "riemdln.connection.Geodesic",
-        "riemdln.frame.Blocks",
-        "riemdln.frame.Frame",
+        "riemdln.geodesics.Geodesic",
+        "riemdln.metrics._frame.Blocks",
+        "riemdln.metrics._frame.Frame",
         "riemdln.manifolds.FixedRankPoint",
         "riemdln.manifolds.FixedRankVector",
-        "riemdln.variation.Variation",
+        "riemdln.metrics._variation.Variation",
     ],
     False,
 )

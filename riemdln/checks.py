@@ -17,7 +17,7 @@ from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from riemdln._validation import integer, random_generator
+from riemdln._arrays import integer, random_generator
 from riemdln.metrics import Metric
 
 __all__ = [

@@ -13,8 +13,8 @@ from scipy.sparse import coo_array, csr_array, issparse
 from scipy.sparse.linalg import svds
 from tqdm.auto import tqdm
 
-from riemdln._recent import Recent
-from riemdln._validation import floating_array, integer, random_generator
+from riemdln._memory import Memory
+from riemdln._arrays import floating_array, integer, random_generator
 from riemdln.manifolds import FixedRank, FixedRankPoint
 
 __all__ = ["MatrixCompletion"]
@@ -87,7 +87,7 @@ class MatrixCompletion:
                     f"test must have the shape of observed, {self.shape}, got {self._test.shape}"
                 )
         self.latest_point: Any = None
-        self._residuals = Recent(size=1)
+        self._residuals = Memory(size=1)
         self._progress = progress
 
     def __repr__(self) -> str:

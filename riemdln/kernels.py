@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from array_api_compat import array_namespace
 
-from riemdln._validation import Array, floating_array, real_depth
+from riemdln._arrays import Array, floating_array, real_depth
 
 Kernel = Callable[[Array, Array], Array]
 DividedDifference = Callable[[Array, Array, Array], Array]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from riemdln._validation import positive_number
+from riemdln._arrays import positive_number
 
 __all__ = ["FixedStep"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from riemdln._validation import (
+from riemdln._arrays import (
     chained_layers,
     finite_array,
     finite_matrix,
@@ -21,8 +21,8 @@ from riemdln._validation import (
     nonnegative_number,
     random_generator,
 )
-from riemdln.ambient import ambient_matrix
-from riemdln.frame import Frame, singular_frame
+from riemdln._ambient import ambient_matrix
+from riemdln.metrics._frame import Frame, singular_frame
 
 __all__ = ["balanced_layers", "end_to_end", "imbalance", "layer_gradients", "random_layers"]
 

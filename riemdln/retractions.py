@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riemdln._validation import finite
+from riemdln._arrays import finite
 
 __all__ = ["linear_retraction", "polar_retraction"]
 

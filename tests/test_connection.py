@@ -10,9 +10,9 @@ import scipy.linalg
 from pymanopt.optimizers import NelderMead, ParticleSwarm, TrustRegions
 
 from riemdln import DeepLinearMetric, FullRank, GeodesicError, KroneckerMetric, SpectralMetric
-from riemdln.boundary_value import geodesic_between
+from riemdln.geodesics import geodesic_between
 from riemdln.checks import check_hessian, check_retraction
-from riemdln.connection import exponential, geodesic, hessian
+from riemdln.geodesics import exponential, geodesic, hessian
 from riemdln.kernels import theta
 from riemdln.retractions import polar_retraction
 from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature

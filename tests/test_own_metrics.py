@@ -16,7 +16,7 @@ from riemdln import (
     Metric,
 )
 from riemdln.checks import CheckError, check_hessian, check_metric
-from riemdln.connection import geodesic, hessian
+from riemdln.geodesics import geodesic, hessian
 from tests.conftest import random_matrix
 
 

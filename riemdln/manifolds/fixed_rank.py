@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from pymanopt.manifolds.manifold import Manifold
 from pymanopt.tools import ndarraySequenceMixin
 
-from riemdln._validation import NotFiniteError, floating_array, integer, random_generator
-from riemdln.ambient import Ambient, Rest, ambient_matrix, finite_block, is_low_rank
-from riemdln.boundary_value import geodesic_between
-from riemdln.connection import Geodesic, GeodesicError, exponential, hessian
-from riemdln.frame import Blocks, Frame
+from riemdln._arrays import NotFiniteError, floating_array, integer, random_generator
+from riemdln._ambient import Ambient, Rest, ambient_matrix, finite_block, is_low_rank
+from riemdln.geodesics import geodesic_between
+from riemdln.geodesics import Geodesic, GeodesicError, exponential, hessian
+from riemdln.metrics._frame import Blocks, Frame
 from riemdln.metrics import SpectralMetric
 from riemdln.metrics.spectral import SpectralPoint
 
@@ -107,7 +107,7 @@ class FixedRank(Manifold):
         The rank, at most min(m, n).
     metric : SpectralMetric
         The metric. Its cometric multiplies the blocks of a Euclidean gradient by theta(s_i, s_j),
-        theta(0, s_j) and theta(s_i, 0) (see `riemdln.frame`).
+        theta(0, s_j) and theta(s_i, 0) (see `riemdln.metrics._frame`).
     rng : numpy.random.Generator, int or None
         Source of the random points and tangent vectors, or a seed for one.
 

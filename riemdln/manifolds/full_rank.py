@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._recent import Recent
-from riemdln._validation import (
+from riemdln._memory import Memory
+from riemdln._arrays import (
     NotFiniteError,
     finite,
     integer,
     point_of_shape,
     random_generator,
 )
-from riemdln.boundary_value import geodesic_between
-from riemdln.connection import (
+from riemdln.geodesics import geodesic_between
+from riemdln.geodesics._initial_value import (
     exponential,
     hessian,
     second_order_retraction,
@@ -119,7 +119,7 @@ class FullRank(Manifold):
         self._metric = metric
         self._retraction = _choice("retraction", retraction, retractions, metric)
         self._transport = _choice("transport", transport, transports, metric)
-        self._geodesics = Recent(size=32)
+        self._geodesics = Memory(size=32)
         self._rng = random_generator("rng", rng)
         super().__init__(f"Manifold of {m}x{n} matrices of full rank with {metric!r}", m * n)
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from array_api_compat import array_namespace
 
-from riemdln._validation import (
+from riemdln._arrays import (
     Array,
     finite,
     finite_matrix,
@@ -18,8 +18,8 @@ from riemdln._validation import (
     point_of_shape,
     real_depth,
 )
-from riemdln.cone import cone_geodesic
-from riemdln.frame import Blocks, Frame
+from riemdln.metrics._cone import cone_geodesic
+from riemdln.metrics._frame import Blocks, Frame
 from riemdln.kernels import divided_difference, theta
 from riemdln.metrics.metric import Retraction
 from riemdln.metrics.spectral import SpectralMetric, SpectralPoint

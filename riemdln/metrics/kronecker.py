@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from riemdln._validation import finite_matrix
+from riemdln._arrays import finite_matrix
 from riemdln.metrics.metric import Metric, checked
 
 __all__ = ["KroneckerMetric"]

@@ -11,7 +11,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from scipy.sparse.linalg import LinearOperator, cg
 
-from riemdln._validation import Array, finite_matrix, matching_matrix, point_of_shape
+from riemdln._arrays import Array, finite_matrix, matching_matrix, point_of_shape
 
 __all__ = ["Metric"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from riemdln._recent import Recent
-from riemdln._validation import (
+from riemdln._memory import Memory
+from riemdln._arrays import (
     Array,
     finite,
     floating_array,
@@ -20,10 +20,10 @@ from riemdln._validation import (
     matching_matrix,
     matrix_shape,
 )
-from riemdln.frame import Blocks, Frame, singular_frame
+from riemdln.metrics._frame import Blocks, Frame, singular_frame
 from riemdln.kernels import DividedDifference, Kernel, numerical_divided_difference
 from riemdln.metrics.metric import Metric, Transport
-from riemdln.variation import Variation, left_variation
+from riemdln.metrics._variation import Variation, left_variation
 
 __all__ = ["SpectralMetric"]
 
@@ -51,7 +51,7 @@ class SpectralPoint:
         self.factors = factors
         self.differences = differences
         self.theta = factors(frame)
-        self.covectors = Recent(size=1)
+        self.covectors = Memory(size=1)
 
     @cached_property
     def least(self) -> Array:
@@ -231,7 +231,7 @@ class SpectralMetric(Metric):
         zero = np.zeros((1, 1))
         with np.errstate(all="ignore"):
             self.ends_at_lower_rank = bool(np.all(kernel(zero, zero) == 0))
-        self._points = Recent()
+        self._points = Memory()
         self._rank: int | None = None
 
     def at_rank(self, rank: int) -> SpectralMetric:
@@ -251,7 +251,7 @@ class SpectralMetric(Metric):
         SpectralMetric
         """
         metric = copy(self)
-        metric._rank, metric._points = integer("rank", rank), Recent()
+        metric._rank, metric._points = integer("rank", rank), Memory()
         metric.is_constant, metric.ends_at_lower_rank = False, True
         return metric
 
@@ -363,7 +363,7 @@ class SpectralMetric(Metric):
     def sharp_derivative(self, W: Array, X: Array, p: Array) -> Array:
         """The derivative DA_W[X] p of `sharp` along a tangent vector, applied to a covector.
 
-        In the frame, by divided differences of theta: see `riemdln.variation`. Frozen directions
+        In the frame, by divided differences of theta: see `riemdln.metrics._variation`. Frozen directions
         of X (see `flat`) count as zero.
 
         Parameters

@@ -16,7 +16,7 @@ from scipy.integrate import OdeSolver
 from scipy.optimize import brentq
 from tqdm.auto import tqdm
 
-from riemdln._validation import (
+from riemdln._arrays import (
     NotFiniteError,
     chained_layers,
     finite,

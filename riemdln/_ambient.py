@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from riemdln._validation import NotFiniteError, finite, finite_array
+from riemdln._arrays import NotFiniteError, finite, finite_array
 
 __all__ = ["Rest", "ambient_matrix", "finite_block", "is_low_rank"]
 

@@ -1,7 +1,7 @@
 """The Levi-Civita connection of any metric: Hessians and geodesics.
 
 All of it follows from the cometric and its derivative. Geodesics between two given points are found
-in `riemdln.boundary_value`.
+in `riemdln.geodesics`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import solve_ivp
 
-from riemdln._validation import (
+from riemdln._arrays import (
     NotFiniteError,
     finite_matrix,
     increasing_times,
@@ -93,7 +93,7 @@ def hessian(
     --------
     >>> import numpy as np
     >>> from riemdln import DeepLinearMetric
-    >>> from riemdln.connection import hessian
+    >>> from riemdln.geodesics import hessian
     >>> one = np.ones((1, 1))  # E(w) = w under A = 2 w: E is r^2 / 2 in arc length r = sqrt(2 w)
     >>> hessian(DeepLinearMetric(2), 3 * one, one, one, 0 * one)
     array([[1.]])
@@ -125,7 +125,7 @@ def second_order_retraction(metric: Metric, W: Matrix, X: Matrix) -> Matrix:
     --------
     >>> import numpy as np
     >>> from riemdln import DeepLinearMetric
-    >>> from riemdln.connection import second_order_retraction
+    >>> from riemdln.geodesics._initial_value import second_order_retraction
     >>> one = np.ones((1, 1))  # the geodesic at depth 2 is (1 + t / 2)^2 w
     >>> second_order_retraction(DeepLinearMetric(2), one, one)
     array([[2.25]])
@@ -160,7 +160,7 @@ def exponential(metric: Metric, W: Matrix, X: Matrix, *, rank: int | None = None
     --------
     >>> import numpy as np
     >>> from riemdln import DeepLinearMetric
-    >>> from riemdln.connection import exponential
+    >>> from riemdln.geodesics import exponential
     >>> W = np.diag([1.0, 4.0])  # at depth 2 the square roots of singular values move evenly
     >>> np.round(exponential(DeepLinearMetric(2), W, np.diag([2.0, 4.0])), 9)
     array([[4., 0.],
@@ -218,7 +218,7 @@ def geodesic(
     --------
     >>> import numpy as np
     >>> from riemdln import DeepLinearMetric
-    >>> from riemdln.connection import geodesic
+    >>> from riemdln.geodesics import geodesic
     >>> one = np.ones((1, 1))  # at depth 2 it is (1 + t / 2)^2 w
     >>> np.round(geodesic(DeepLinearMetric(2), one, one, [0.0, 1.0, 2.0]).points.ravel(), 9)
     array([1.  , 2.25, 4.  ])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riemdln.frame import singular_frame
+from riemdln.metrics._frame import singular_frame
 
 __all__ = ["cone_geodesic"]
 
@@ -42,7 +42,7 @@ def cone_geodesic(
     Examples
     --------
     >>> import numpy as np
-    >>> from riemdln.cone import cone_geodesic
+    >>> from riemdln.metrics._cone import cone_geodesic
     >>> points, _, length = cone_geodesic(
     ...     np.array([[1.0]]), np.array([[9.0]]), 2, np.array([0.5])
     ... )

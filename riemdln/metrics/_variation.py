@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace
 
-from riemdln._validation import NotFiniteError
-from riemdln.frame import Blocks
+from riemdln._arrays import NotFiniteError
+from riemdln.metrics._frame import Blocks
 from riemdln.kernels import DividedDifference
 
 # An array of any namespace that follows the array API standard.

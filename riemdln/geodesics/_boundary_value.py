@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.linalg import schur
 from scipy.optimize import NoConvergence, newton_krylov
 
-from riemdln._validation import NotFiniteError, finite_matrix, point_of_shape, positive_number
-from riemdln.connection import Geodesic, GeodesicError, require_full_rank
+from riemdln._arrays import NotFiniteError, finite_matrix, point_of_shape, positive_number
+from riemdln.geodesics._initial_value import Geodesic, GeodesicError, require_full_rank
 from riemdln.metrics import Metric
 
 __all__ = ["geodesic_between"]
@@ -69,7 +69,7 @@ def geodesic_between(
     --------
     >>> import numpy as np
     >>> from riemdln import DeepLinearMetric
-    >>> from riemdln.boundary_value import geodesic_between
+    >>> from riemdln.geodesics import geodesic_between
     >>> geodesic = geodesic_between(DeepLinearMetric(2), np.diag([1.0, 4.0]), np.diag([4.0, 9.0]))
     >>> round(geodesic.length, 9)  # sqrt(2) |(1, 2) - (2, 3)|
     2.0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-class Recent:
+class Memory:
     """What was last computed from a few arrays, found again by the arrays' values.
 
     An array that was changed in place is another key, so a caller never gets a stale answer.
@@ -45,8 +45,8 @@ class Recent:
     def _entries(self) -> tuple[tuple[tuple[np.ndarray, ...], Any], ...]:
         return getattr(self._local, "entries", ())
 
-    def __reduce__(self) -> tuple[type[Recent], tuple[int]]:
-        return Recent, (self._size,)
+    def __reduce__(self) -> tuple[type[Memory], tuple[int]]:
+        return Memory, (self._size,)
 
 
 def _arrays(key: Any) -> tuple[np.ndarray, ...] | None:

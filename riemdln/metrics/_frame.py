@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from array_api_compat import array_namespace
 
-from riemdln._validation import Array
+from riemdln._arrays import Array
 
 __all__ = ["Blocks", "Frame", "singular_frame"]
 
@@ -167,7 +167,7 @@ def singular_frame(W: Array) -> Frame:
     Examples
     --------
     >>> import numpy as np
-    >>> from riemdln.frame import singular_frame
+    >>> from riemdln.metrics._frame import singular_frame
     >>> singular_frame(np.array([[3.0, 4.0]])).s
     array([5.])
     """
