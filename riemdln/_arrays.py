@@ -1,14 +1,19 @@
-"""Checks of the arguments that users give: each error names the argument and what was expected."""
+"""Arrays of every namespace in one place: what they are made of, and checks of what users give.
+
+Each error names the argument, what was given and what was expected.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from functools import cache
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
+from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 
 # An array of any namespace that follows the array API standard.
 Array = Any
@@ -16,6 +21,79 @@ Array = Any
 
 class NotFiniteError(ValueError):
     """An array contains NaN or infinity."""
+
+
+class Limits(NamedTuple):
+    """The limits of a floating dtype: its epsilon, least normal number and largest number."""
+
+    eps: float
+    tiny: float
+    max: float
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array API namespace of some arrays; of NumPy's arrays it is NumPy itself."""
+    for array in arrays:
+        if not isinstance(array, (np.ndarray, np.generic, float)):
+            return array_namespace(*(a for a in arrays if not isinstance(a, float)))
+    return np
+
+
+def limits(array: Array) -> Limits:
+    """The limits of an array's dtype."""
+    return _limits(namespace(array), array.dtype)
+
+
+@cache
+def _limits(xp: Any, dtype: Any) -> Limits:
+    info = xp.finfo(dtype)
+    return Limits(float(info.eps), float(info.smallest_normal), float(info.max))
+
+
+def like(array: Array, values: Any) -> Array:
+    """Values as an array of the namespace, the dtype and the device of another one."""
+    xp = namespace(array)
+    return xp.asarray(values, dtype=array.dtype, device=device(array))
+
+
+def diagonal_mask(s: Array) -> Array:
+    """Where i = j in the matrices (r, r) that go with arrays (..., r), as booleans."""
+    xp = namespace(s)
+    return xp.eye(s.shape[-1], dtype=xp.bool, device=device(s))
+
+
+def diagonal_matrix(d: Array) -> Array:
+    """The matrices diag(d) of arrays (..., r)."""
+    return namespace(d).where(diagonal_mask(d), d[..., None, :], 0.0 * d[..., None, :])
+
+
+def is_traced(array: Array) -> bool:
+    """Whether an array stands for values that are not known yet, as under jax.jit and jax.vmap."""
+    if isinstance(array, (np.ndarray, np.generic, bool)):
+        return False
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(array, jax.core.Tracer)
+
+
+def certain(condition: Array, *, otherwise: bool) -> bool:
+    """Whether a condition holds, or `otherwise` where the values behind it are not known yet."""
+    return otherwise if is_traced(condition) else bool(condition)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The values of an array as one of NumPy."""
+    if isinstance(array, np.ndarray):
+        return array
+    if hasattr(array, "detach"):  # PyTorch's arrays may belong to a graph of derivatives
+        array = array.detach().cpu()
+    elif hasattr(array, "to_device"):
+        array = array.to_device(_host(array), stream=None)
+    return np.asarray(array)
+
+
+def _host(array: Array) -> Any:
+    xp = namespace(array)
+    return xp.Device("CPU_DEVICE") if hasattr(xp, "Device") else "cpu"
 
 
 def real_number(name: str, value: Any) -> float:
@@ -97,8 +175,8 @@ def floating_array(name: str, value: Any) -> Array:
 
 def finite(name: str, value: Array) -> Array:
     """The array itself, if it has neither NaN nor infinity."""
-    xp = np if isinstance(value, np.ndarray) else array_namespace(value)
-    if not xp.all(xp.isfinite(value)):
+    xp = namespace(value)
+    if not certain(xp.all(xp.isfinite(value)), otherwise=True):
         raise NotFiniteError(f"{name} must be finite, but it contains NaN or infinity")
     return value
 
@@ -120,8 +198,8 @@ def matrix_shape(name: str, value: Array) -> tuple[int, int]:
 
 
 def matching_matrix(name: str, value: Any, point_name: str, point: Array) -> Array:
-    """The value as a finite array of the shape of a point, up to broadcasting of stacks."""
-    array = finite_array(name, value)
+    """The value as an array of the shape of a point, up to broadcasting of stacks."""
+    array = floating_array(name, value)
     if array.shape != point.shape:
         try:
             broadcast = np.broadcast_shapes(tuple(array.shape), tuple(point.shape))

@@ -1,34 +1,208 @@
-"""Kernels: the plain functions of two singular values that define spectral metrics.
+"""Kernels: functions of two singular values, each of which defines a spectral metric.
 
 In the frame of the singular value decomposition W = U diag(s) V^T, a spectral cometric
 multiplies entry (i, j) of a matrix by ``theta(s_i, s_j)``, and its derivative multiplies by
-divided differences of theta in the squares of the singular values. This module holds both for
-the deep linear network of every real depth, infinity included.
+divided differences of theta in the squares of the singular values. A kernel is one object that
+holds both. Sums of kernels and their products with positive numbers are kernels too, and so are
+plain functions and nonnegative numbers.
 """
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from riemdln._arrays import Array, floating_array, real_depth
+from riemdln._arrays import (
+    Array,
+    certain,
+    floating_array,
+    limits,
+    namespace,
+    nonnegative_number,
+    positive_number,
+    real_depth,
+)
 
-Kernel = Callable[[Array, Array], Array]
-DividedDifference = Callable[[Array, Array, Array], Array]
-
-__all__ = ["divided_difference", "numerical_divided_difference", "theta"]
+__all__ = ["DeepLinearKernel", "FunctionKernel", "Kernel", "as_kernel"]
 
 # Where a and b are closer than this, relatively, a divided difference is a mean of derivatives:
 # Gauss-Legendre quadrature in the square from b^2 to a^2. Farther apart it is a quotient.
 _CLOSE = 0.05
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
+_QUADRATURE = [((1 + float(x)) / 2, float(w) / 2) for x, w in zip(_NODES, _WEIGHTS, strict=True)]
 
 
-def theta(s: Array, t: Array, depth: float) -> Array:
+class Kernel(abc.ABC):
+    r"""A function theta(s, t) of two singular values, with its divided differences.
+
+    A kernel of one's own is a subclass with one method, ``__call__``, or just a function (see
+    `FunctionKernel`). It has to be finite and nonnegative, and positive where s and t are.
+
+    Attributes
+    ----------
+    is_symmetric : bool
+        Whether theta(s, t) = theta(t, s), so that one divided difference serves both arguments.
+        False unless a subclass says otherwise.
+    is_pure : bool
+        Whether theta depends on nothing but s and t, so that its values may be remembered. True
+        unless a subclass says otherwise.
+    constant : float or None
+        The value of a kernel that is the same everywhere, and None of all others.
+
+    Examples
+    --------
+    A tenth of the Euclidean cometric beside that of two layers:
+
+    >>> import numpy as np
+    >>> import riemdln
+    >>> kernel = riemdln.DeepLinearMetric(2).kernel + 0.1
+    >>> kernel(np.array([1.0, 2.0]), np.array([3.0, 4.0]))  # s + t + 0.1
+    array([4.1, 6.1])
+    >>> metric = riemdln.SpectralMetric(kernel)
+    """
+
+    is_symmetric: bool = False
+    is_pure: bool = True
+    constant: float | None = None
+
+    # So that NumPy's numbers leave products and sums to the kernel.
+    __array_ufunc__ = None
+
+    @abc.abstractmethod
+    def __call__(self, s: Array, t: Array) -> Array:
+        """The kernel, entry by entry.
+
+        Parameters
+        ----------
+        s, t : array
+            Singular values, nonnegative, of shapes that broadcast together.
+
+        Returns
+        -------
+        array
+        """
+
+    def divided_difference(self, a: Array, b: Array, t: Array) -> Array:
+        r"""The first divided difference in the square of the first argument.
+
+        .. math:: \theta[a, b; t] = \frac{\theta(a, t) - \theta(b, t)}{a^2 - b^2}
+
+        and, at a = b, the derivative of theta in the square of its first argument. By default it
+        is computed from values of theta, to about ten digits where theta varies visibly: a
+        difference that is lost in the rounding errors of theta counts as zero.
+
+        Parameters
+        ----------
+        a, b, t : array
+            Singular values, nonnegative, of shapes that broadcast together.
+
+        Returns
+        -------
+        array
+            Symmetric in `a` and `b`; zero at a = b = 0.
+        """
+        return _numerical_divided_difference(self, a, b, t)
+
+    @property
+    def transpose(self) -> Kernel:
+        """The kernel theta(t, s): itself where the kernel is symmetric."""
+        return self if self.is_symmetric else _Transpose(self)
+
+    def __add__(self, other: Any) -> Kernel:
+        return _Sum([*_terms(self), *_terms(as_kernel("a term of a sum of kernels", other))])
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: float) -> Kernel:
+        factor = positive_number("a factor of a kernel", factor)
+        return _Sum([(factor * weight, kernel) for weight, kernel in _terms(self)])
+
+    __rmul__ = __mul__
+
+
+class FunctionKernel(Kernel):
+    """A plain function of two singular values as a kernel.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(s, t)`` on arrays that broadcast together. It may ignore an argument, or return
+        a number.
+    divided_difference : callable, optional
+        ``divided_difference(a, b, t)`` is (theta(a, t) - theta(b, t)) / (a^2 - b^2), with its limit
+        at a = b. By default it is computed from values of the function.
+    transposed_difference : callable, optional
+        The same in the second argument, (theta(t, a) - theta(t, b)) / (a^2 - b^2); not for
+        symmetric functions.
+    symmetric : bool
+        Whether function(s, t) = function(t, s).
+
+    Raises
+    ------
+    TypeError
+        If one of the functions cannot be called.
+
+    Notes
+    -----
+    What a function reads beside its arguments may change, so that its values are not remembered.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from riemdln.kernels import FunctionKernel
+    >>> kernel = FunctionKernel(lambda s, t: s**4 + t)
+    >>> a, b = np.array([1.0, 3.0]), np.array([1.0, 1.0])
+    >>> np.round(kernel.divided_difference(a, b, np.array(5.0)), 9)  # a^2 + b^2
+    array([ 2., 10.])
+    """
+
+    is_pure = False
+
+    def __init__(
+        self,
+        function: Callable[[Array, Array], Any],
+        divided_difference: Callable[[Array, Array, Array], Any] | None = None,
+        transposed_difference: Callable[[Array, Array, Array], Any] | None = None,
+        *,
+        symmetric: bool = False,
+    ) -> None:
+        for name, value, optional in (
+            ("function", function, False),
+            ("divided_difference", divided_difference, True),
+            ("transposed_difference", transposed_difference, True),
+        ):
+            if not (callable(value) or (optional and value is None)):
+                raise TypeError(f"{name} must be a function of singular values, got {value!r}")
+        self._function = function
+        self._difference, self._transposed = divided_difference, transposed_difference
+        self.is_symmetric = bool(symmetric)
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+    def __call__(self, s: Array, t: Array) -> Array:
+        """The function, entry by entry, also where it does not depend on both arguments."""
+        return _filled(self._function(s, t), s, t)
+
+    def divided_difference(self, a: Array, b: Array, t: Array) -> Array:
+        """The divided difference that was given, or one from values of the function."""
+        if self._difference is None:
+            return super().divided_difference(a, b, t)
+        return _filled(self._difference(a, b, t), a, b, t)
+
+    @property
+    def transpose(self) -> Kernel:
+        """The kernel of the function with its arguments exchanged."""
+        if self.is_symmetric:
+            return self
+        return FunctionKernel(_Exchanged(self._function), self._transposed, self._difference)
+
+
+class DeepLinearKernel(Kernel):
     r"""The kernel of the deep linear network of a given depth.
 
     .. math::
@@ -42,28 +216,21 @@ def theta(s: Array, t: Array, depth: float) -> Array:
     .. math:: \theta_\infty(s, t) = M^2 \frac{1 - r^2}{-2 \ln r}.
 
     The second form has no sum over layers, so it costs the same at every depth and extends
-    the first one to every real depth from 1 to infinity.
+    the first one to every real depth from 1 to infinity. On the diagonal
+    :math:`\theta_N(s, s) = N s^{2 - 2/N}` and :math:`\theta_\infty(s, s) = s^2`; where one argument
+    is zero :math:`\theta_N(s, 0) = s^{2 - 2/N}` and :math:`\theta_\infty(s, 0) = 0`.
 
     Parameters
     ----------
-    s, t : array of float
-        Singular values, nonnegative, of shapes that broadcast together.
     depth : float
         The depth N, a number from 1 to ``math.inf``.
-
-    Returns
-    -------
-    array of float
-        The kernel, elementwise. On the diagonal :math:`\theta_N(s, s) = N s^{2 - 2/N}` and
-        :math:`\theta_\infty(s, s) = s^2`; where one argument is zero
-        :math:`\theta_N(s, 0) = s^{2 - 2/N}` and :math:`\theta_\infty(s, 0) = 0`.
 
     Raises
     ------
     TypeError
-        If ``depth`` is not a number.
+        If `depth` is not a number.
     ValueError
-        If ``depth`` is less than 1 or NaN.
+        If `depth` is less than 1 or NaN.
 
     Notes
     -----
@@ -83,171 +250,236 @@ def theta(s: Array, t: Array, depth: float) -> Array:
     --------
     >>> import math
     >>> import numpy as np
-    >>> from riemdln.kernels import theta
+    >>> from riemdln.kernels import DeepLinearKernel
     >>> s = np.array([1.0, 2.0, 4.0])
-    >>> theta(s, 4.0, depth=2)  # s + t
+    >>> DeepLinearKernel(2)(s, 4.0)  # s + t
     array([5., 6., 8.])
-    >>> theta(s, s, depth=math.inf)  # s^2
+    >>> DeepLinearKernel(math.inf)(s, s)  # s^2
     array([ 1.,  4., 16.])
     """
-    depth = real_depth("depth", depth)
-    s, t = floating_array("s", s), floating_array("t", t)
-    xp = array_namespace(s, t)
-    root_s, root_t = xp.sqrt(s), xp.sqrt(t)
-    tiny = xp.finfo(root_s.dtype).smallest_normal
-    ratio = xp.minimum(root_s, root_t) / xp.maximum(xp.maximum(root_s, tiny), root_t)
-    with np.errstate(divide="ignore"):  # ln 0 = -inf is the right limit
-        # Kept off zero by less than rounding, so that the quotient is defined at r = 1.
-        x = xp.minimum(4 * xp.log(ratio), -1e-20)
-    quotient = xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
-    larger = xp.maximum(s ** (1 - 1 / depth), t ** (1 - 1 / depth))
-    return larger * quotient * larger  # in this order 0 where the quotient is, however large M is
+
+    is_symmetric = True
+
+    def __init__(self, depth: float) -> None:
+        self.depth = real_depth("depth", depth)
+        self.constant = 1.0 if self.depth == 1 else None
+
+    def __repr__(self) -> str:
+        return f"DeepLinearKernel({self.depth:.15g})"
+
+    def __call__(self, s: Array, t: Array) -> Array:
+        """The kernel, entry by entry."""
+        s, t, depth = floating_array("s", s), floating_array("t", t), self.depth
+        xp = namespace(s, t)
+        root_s, root_t = xp.sqrt(s), xp.sqrt(t)
+        positive = xp.where(root_s > 0, root_s, limits(s).tiny)
+        ratio = xp.minimum(root_s, root_t) / xp.maximum(positive, root_t)
+        with np.errstate(divide="ignore"):  # ln 0 = -inf is the right limit
+            # Kept off zero by less than rounding, so that the quotient is defined at r = 1.
+            x = xp.where(ratio < 1, 4 * xp.log(ratio), -1e-20)
+        quotient = xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
+        larger = xp.maximum(s ** (1 - 1 / depth), t ** (1 - 1 / depth))
+        return larger * quotient * larger  # in this order 0 where the quotient is, for every M
+
+    def divided_difference(self, a: Array, b: Array, t: Array) -> Array:
+        """The first divided difference in the squares, to nearly all digits.
+
+        The quotient is taken of theta(s, t) - theta(0, t), which is small where s is, and the
+        derivative is theta(s, t) / s^2 times the derivative of ln theta in ln s^2. So neither small
+        singular values nor close ones lose digits to cancellation; only within 1e-3 of depth 1,
+        where theta itself is nearly constant, are some lost. It has no finite value at a = b = 0,
+        except at depth 1, where it is zero everywhere.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from riemdln.kernels import DeepLinearKernel
+        >>> a, b = np.array([2.0, 2.0, 1e-9]), np.array([1.0, 2.0, 0.0])
+        >>> np.round(DeepLinearKernel(2).divided_difference(a, b, 4.0) * (a + b), 12)  # 1 / (a + b)
+        array([1., 1., 1.])
+        """
+        a, b, t = (floating_array(*item) for item in (("a", a), ("b", b), ("t", t)))
+        if self.depth == 1:
+            return 0.0 * (a + b + t)
+        xp = namespace(a, b, t)
+        close = xp.abs(a - b) <= _CLOSE * xp.maximum(a, b)
+        run = (a - b) * (a + b)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            if a is b or certain(xp.all(a == b), otherwise=False):
+                return self._slope(a, t)
+            rise = self._above_zero(a, t) - self._above_zero(b, t)
+            quotient = rise / xp.where(close, 1.0, run)
+            if not certain(xp.any(close), otherwise=True):
+                return quotient
+            mean = sum(
+                weight * self._slope(xp.sqrt(b**2 + node * run), t) for node, weight in _QUADRATURE
+            )
+        return xp.where(close, mean, quotient)
+
+    def _above_zero(self, s: Array, t: Array) -> Array:
+        """theta(s, t) - theta(0, t) = s^{2/N} M^{2-4/N} (1 - r^{2-2/N}) / (1 - r^{2/N})."""
+        if math.isinf(self.depth):
+            return self(s, t)
+        xp = namespace(s, t)
+        x, power = -xp.abs(_log_ratio(s, t)), 2 - 4 / self.depth
+        quotient = xp.expm1(x * (1 - 1 / self.depth)) / xp.expm1(x / self.depth)
+        # Powers of the larger one, taken before the two are broadcast together.
+        larger = xp.maximum(s**power, t**power) if power > 0 else xp.minimum(s**power, t**power)
+        return xp.where(s > 0, s ** (2 / self.depth) * larger * quotient, 0.0)
+
+    def _slope(self, s: Array, t: Array) -> Array:
+        """The derivative of theta in s^2: theta / s^2 times that of ln theta in ln(s^2 / t^2)."""
+        xp = namespace(s, t)
+        N, x = self.depth, _log_ratio(s, t)
+        # The derivative of ln(expm1(x) / expm1(x / N)) is c(x) - c(x / N) / N,
+        # c(x) = 1 / (1 - e^-x). At x -> 0 the poles cancel:
+        # c(x) = 1/2 + 1/x + x/12 - x^3/720 + x^5/30240 - ...
+        if math.isinf(N):
+            logarithmic = 1 / -xp.expm1(-x) - 1 / x
+        else:
+            logarithmic = 1 / -xp.expm1(-x) - 1 / (-N * xp.expm1(-x / N))
+        c1, c3, c5 = (
+            (1 - N**-power) * coefficient
+            for power, coefficient in ((2, 1 / 12), (4, -1 / 720), (6, 1 / 30240))
+        )
+        series = (1 - 1 / N) / 2 + x * (c1 + x * x * (c3 + x * x * c5))
+        return self(s, t) * xp.where(xp.abs(x) < 0.05, series, logarithmic) / s / s
 
 
-def divided_difference(a: Array, b: Array, t: Array, depth: float) -> Array:
-    r"""The first divided difference of the deep linear network's kernel, in the squares.
+class _Constant(Kernel):
+    """The same number everywhere: a multiple of the Euclidean cometric."""
 
-    .. math:: \theta_N[a, b; t] = \frac{\theta_N(a, t) - \theta_N(b, t)}{a^2 - b^2}
+    is_symmetric = True
 
-    and, at a = b, the derivative of theta in the square of its first argument. The kernel is
-    symmetric, so this serves both of its arguments.
+    def __init__(self, value: float) -> None:
+        self.constant = nonnegative_number("a constant kernel", value)
 
-    Parameters
-    ----------
-    a, b, t : array of float
-        Singular values, nonnegative, of shapes that broadcast together.
-    depth : float
-        The depth N, a number from 1 to ``math.inf``.
+    def __repr__(self) -> str:
+        return f"{self.constant:.15g}"
 
-    Returns
-    -------
-    array of float
-        The divided difference, elementwise and symmetric in `a` and `b`. It has no finite value
-        at a = b = 0, except at depth 1, where it is zero everywhere.
+    def __call__(self, s: Array, t: Array) -> Array:
+        return _filled(self.constant, s, t)
 
-    Raises
-    ------
-    TypeError
-        If ``depth`` is not a number.
-    ValueError
-        If ``depth`` is less than 1 or NaN.
-
-    Notes
-    -----
-    The quotient is taken of theta(s, t) - theta(0, t), which is small where s is, and the
-    derivative is theta(s, t) / s^2 times the derivative of ln theta in ln s^2. So neither small
-    singular values nor close ones lose digits to cancellation; only within 1e-3 of depth 1, where
-    theta itself is nearly constant, are some lost.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from riemdln.kernels import divided_difference
-    >>> a, b = np.array([2.0, 2.0, 1e-9]), np.array([1.0, 2.0, 0.0])
-    >>> np.round(divided_difference(a, b, 4.0, depth=2) * (a + b), 12)  # 1 / (a + b)
-    array([1., 1., 1.])
-    """
-    depth = real_depth("depth", depth)
-    a, b, t = (floating_array(*item) for item in (("a", a), ("b", b), ("t", t)))
-    if depth == 1:
-        return 0.0 * (a + b + t)
-    xp = array_namespace(a, b, t)
-    close = xp.abs(a - b) <= _CLOSE * xp.maximum(a, b)
-    run = (a - b) * (a + b)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        if xp.all(a == b):
-            return _theta_slope(a, t, depth)
-        rise = _theta_above_zero(a, t, depth) - _theta_above_zero(b, t, depth)
-        quotient = rise / xp.where(close, 1.0, run)
-        if not xp.any(close):
-            return quotient
-        between = (xp.sqrt(b**2 + (1 + node) / 2 * run) for node in _NODES)
-        slopes = (_theta_slope(s, t, depth) for s in between)
-        mean = sum(weight / 2 * slope for weight, slope in zip(_WEIGHTS, slopes, strict=True))
-    return xp.where(close, mean, quotient)
+    def divided_difference(self, a: Array, b: Array, t: Array) -> Array:
+        return _filled(0.0, a, b, t)
 
 
-def _theta_above_zero(s: Array, t: Array, depth: float) -> Array:
-    """theta(s, t) - theta(0, t) = s^{2/N} M^{2-4/N} (1 - r^{2-2/N}) / (1 - r^{2/N})."""
-    if math.isinf(depth):
-        return theta(s, t, depth)
-    xp = array_namespace(s, t)
-    x, power = -xp.abs(_log_ratio(s, t)), 2 - 4 / depth
-    quotient = xp.expm1(x * (1 - 1 / depth)) / xp.expm1(x / depth)
-    # Powers of the larger one, taken before the two are broadcast together.
-    larger = xp.maximum(s**power, t**power) if power > 0 else xp.minimum(s**power, t**power)
-    return xp.where(s > 0, s ** (2 / depth) * larger * quotient, 0.0)
+class _Sum(Kernel):
+    """A sum of kernels with positive weights."""
+
+    def __init__(self, terms: list[tuple[float, Kernel]]) -> None:
+        self.terms = terms
+        self.is_symmetric = all(kernel.is_symmetric for _, kernel in terms)
+        self.is_pure = all(kernel.is_pure for _, kernel in terms)
+        if all(kernel.constant is not None for _, kernel in terms):
+            self.constant = sum(weight * kernel.constant for weight, kernel in terms)
+
+    def __repr__(self) -> str:
+        return " + ".join(
+            repr(kernel) if weight == 1 else f"{weight:.15g} * {kernel!r}"
+            for weight, kernel in self.terms
+        )
+
+    def __call__(self, s: Array, t: Array) -> Array:
+        return sum(weight * kernel(s, t) for weight, kernel in self.terms)
+
+    def divided_difference(self, a: Array, b: Array, t: Array) -> Array:
+        return sum(weight * kernel.divided_difference(a, b, t) for weight, kernel in self.terms)
+
+    @property
+    def transpose(self) -> Kernel:
+        if self.is_symmetric:
+            return self
+        return _Sum([(weight, kernel.transpose) for weight, kernel in self.terms])
 
 
-def _theta_slope(s: Array, t: Array, depth: float) -> Array:
-    """The derivative of theta in s^2: theta / s^2 times that of ln theta in x = ln(s^2 / t^2)."""
-    xp = array_namespace(s, t)
-    x = _log_ratio(s, t)
-    # The derivative of ln(expm1(x) / expm1(x / N)) is c(x) - c(x / N) / N, c(x) = 1 / (1 - e^-x).
-    # At x -> 0 the poles cancel: c(x) = 1/2 + 1/x + x/12 - x^3/720 + x^5/30240 - ...
-    if math.isinf(depth):
-        logarithmic = 1 / -xp.expm1(-x) - 1 / x
-    else:
-        logarithmic = 1 / -xp.expm1(-x) - 1 / (-depth * xp.expm1(-x / depth))
-    c1, c3, c5 = (
-        (1 - depth**-power) * coefficient
-        for power, coefficient in ((2, 1 / 12), (4, -1 / 720), (6, 1 / 30240))
-    )
-    series = (1 - 1 / depth) / 2 + x * (c1 + x * x * (c3 + x * x * c5))
-    return theta(s, t, depth) * xp.where(xp.abs(x) < 0.05, series, logarithmic) / s / s
+class _Transpose(Kernel):
+    """A kernel with its arguments exchanged, whose divided differences come from its values."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel, self.is_pure = kernel, kernel.is_pure
+
+    def __repr__(self) -> str:
+        return f"the transpose of {self._kernel!r}"
+
+    def __call__(self, s: Array, t: Array) -> Array:
+        return self._kernel(t, s)
+
+    @property
+    def transpose(self) -> Kernel:
+        return self._kernel
+
+
+class _Exchanged:
+    """A function of two arguments with these exchanged; it can be pickled if the function can."""
+
+    def __init__(self, function: Callable[[Array, Array], Any]) -> None:
+        self._function = function
+
+    def __repr__(self) -> str:
+        return f"the transpose of {self._function!r}"
+
+    def __call__(self, s: Array, t: Array) -> Any:
+        return self._function(t, s)
+
+
+def as_kernel(name: str, value: Any) -> Kernel:
+    """A kernel itself, or the kernel of a function of two singular values or of a number."""
+    if isinstance(value, Kernel):
+        return value
+    if callable(value):
+        return FunctionKernel(value)
+    try:
+        return _Constant(value)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be a kernel, a function of two singular values or a nonnegative number, "
+            f"got {value!r}"
+        ) from error
+
+
+def _terms(kernel: Kernel) -> list[tuple[float, Kernel]]:
+    return kernel.terms if isinstance(kernel, _Sum) else [(1.0, kernel)]
+
+
+def _filled(value: Any, *arguments: Array) -> Array:
+    """A value as an array of the shape, the dtype and the device of what it was computed from."""
+    shape = np.broadcast_shapes(*(np.shape(argument) for argument in arguments))
+    if getattr(value, "shape", None) == shape:
+        return value
+    xp = namespace(*arguments)
+    empty = 0.0 * sum(arguments[1:], arguments[0])
+    return xp.asarray(empty + value)
 
 
 def _log_ratio(s: Array, t: Array) -> Array:
-    """X = ln(s^2 / t^2), kept off zero by less than rounding."""
-    xp = array_namespace(s, t)
+    """The logarithm x = ln(s^2 / t^2), kept off zero by less than rounding."""
+    xp = namespace(s, t)
     x = 4 * xp.log(xp.sqrt(s) / xp.sqrt(t))
     return xp.where(xp.abs(x) < 1e-20, 1e-20, x)
 
 
-def numerical_divided_difference(kernel: Kernel) -> DividedDifference:
-    """The first divided difference of any kernel in its first argument, from its values alone.
-
-    Where a and b are close it is the derivative in the square at their mean, by the central
-    difference of fourth order.
-
-    Parameters
-    ----------
-    kernel : callable
-        ``kernel(s, t)`` on arrays that broadcast together.
-
-    Returns
-    -------
-    callable
-        ``divided_difference(a, b, t)``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from riemdln.kernels import numerical_divided_difference
-    >>> difference = numerical_divided_difference(lambda s, t: s**4 + t)
-    >>> a, b = np.array([1.0, 3.0]), np.array([1.0, 1.0])
-    >>> np.round(difference(a, b, 5.0), 9)  # a^2 + b^2
-    array([ 2., 10.])
-    """
-    return partial(_numerical_divided_difference, kernel)
-
-
 def _numerical_divided_difference(kernel: Kernel, a: Array, b: Array, t: Array) -> Array:
-    xp = array_namespace(a, t)
-    larger = xp.maximum(a, b)
-    # Below this the rounding errors of theta would drown any difference: the derivative is taken
-    # there instead, so that it stays bounded.
-    floor = 1e-6 * float(xp.max(larger + t))
-    tiny = larger < floor
-    close = tiny | (xp.abs(a - b) <= 1e-3 * larger)
-    rise, run = kernel(a, t) - kernel(b, t), (a - b) * (a + b)
-    if not xp.any(close):
-        return rise / run
+    xp = namespace(a, b, t)
+    eps = limits(a).eps
+    # Where the rounding error of the quotient, eps / closeness, meets the error of taking the
+    # derivative at the mean, closeness^2 / 24.
+    close = xp.abs(a - b) <= 2 * eps ** (1 / 3) * xp.maximum(a, b)
+
+    def variation(values: list[tuple[float, Array]]) -> Array:
+        # What rounding errors of theta would drown is zero, or 1 / s would blow it up.
+        total = sum(weight * value for weight, value in values)
+        noise = 4 * eps * sum(abs(weight) * xp.abs(value) for weight, value in values)
+        return xp.where(xp.abs(total) > noise, total, 0.0)
+
+    rise, run = variation([(1.0, kernel(a, t)), (-1.0, kernel(b, t))]), (a - b) * (a + b)
+    quotient = rise / xp.where(close, 1.0, run)
+    if not certain(xp.any(close), otherwise=True):
+        return quotient
     # A relative step of eps^(1/5) balances the error of fourth order against rounding.
-    step = float(xp.finfo(a.dtype).eps) ** 0.2
-    square = xp.where(tiny, floor**2, (a**2 + b**2) / 2)
-    slope = sum(
-        weight * kernel(xp.sqrt(square * (1 + place * step)), t)
-        for place, weight in ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
-    ) / xp.where(square > 0, square * step, 1.0)
-    return xp.where(close, slope, rise / xp.where(close, 1.0, run))
+    step, square = eps**0.2, (a**2 + b**2) / 2
+    places = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+    slope = variation(
+        [(weight, kernel(xp.sqrt(square * (1 + place * step)), t)) for place, weight in places]
+    )
+    return xp.where(close, slope / xp.where(square > 0, square * step, 1.0), quotient)

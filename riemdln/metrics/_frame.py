@@ -1,28 +1,30 @@
 """The frame of a point: its singular value decomposition, which cuts matrices into blocks.
 
-In the frame W = U diag(s) V^T every matrix Z splits into blocks::
+In the frame W = U diag(s) V^T every matrix Z splits into four blocks::
 
-    Z = U M V^T + Up V^T + U Vp^T + (the part orthogonal to both),    U^T Up = 0,  V^T Vp = 0,
+    Z = U M V^T + Up V^T + U Vp^T + rest,    U^T Up = 0,  V^T Vp = 0,  U^T rest = 0,  rest V = 0,
 
 on each of which a spectral metric acts entrywise. For a matrix of full rank U or V is square, so
-the last part is zero, and so is Up or Vp. (Up, M, Vp) is also how pymanopt's FixedRankEmbedded
+the rest is zero, and so is Up or Vp. (Up, M, Vp) is also how pymanopt's FixedRankEmbedded
 writes a tangent vector.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from riemdln._arrays import Array
+from riemdln._arrays import Array, certain, device, limits, namespace
 
 __all__ = ["Blocks", "Frame", "singular_frame"]
 
 
-class Blocks(NamedTuple):
+class Blocks:
     """The blocks of a matrix in a frame of rank r, or factors for their entries.
+
+    Blocks are added, subtracted and multiplied with numbers as vectors are.
 
     Attributes
     ----------
@@ -30,33 +32,56 @@ class Blocks(NamedTuple):
         What leaves the column space; None where U is square, so that nothing can.
     M : array (..., r, r)
         What stays in both spaces.
-    Vpt : array (..., r, n) or None
-        What leaves the row space, Vp^T; None where V is square.
+    Vp : array (..., n, r) or None
+        What leaves the row space; None where V is square.
+    rest : array or operator, or None
+        What is orthogonal to both spaces: only covectors have it, only below full rank.
     """
 
-    Up: Array | None
-    M: Array
-    Vpt: Array | None
+    __slots__ = ("M", "Up", "Vp", "rest")
+
+    def __init__(self, Up: Array | None, M: Array, Vp: Array | None, rest: Array = None) -> None:
+        self.Up, self.M, self.Vp, self.rest = Up, M, Vp, rest
 
     @property
     def mT(self) -> Blocks:
         """The blocks of the transpose, in the frame of the transpose."""
-        Up, M, Vpt = (None if block is None else block.mT for block in self)
-        return Blocks(Vpt, M, Up)
+        return Blocks(self.Vp, self.M.mT, self.Up, None if self.rest is None else self.rest.mT)
 
-    def root(self) -> Blocks:
-        """The square root of factors, entrywise."""
-        return Blocks(*(None if block is None else block**0.5 for block in self))
+    def parts(self) -> list[Array]:
+        """The blocks of the tangent space that there are: M, then Up and Vp."""
+        return [self.M, *(part for part in (self.Up, self.Vp) if part is not None)]
 
-    def times(self, factors: Blocks) -> Blocks:
-        """The product with factors, entrywise."""
-        pairs = zip(self, factors, strict=True)
-        return Blocks(*(None if block is None else block * factor for block, factor in pairs))
+    def map(self, function: Callable[..., Array], *others: Blocks) -> Blocks:
+        """A function of each of the tangent blocks, and of those of others."""
+        return Blocks(
+            *(
+                None if part is None else function(part, *(getattr(o, name) for o in others))
+                for name, part in (("Up", self.Up), ("M", self.M), ("Vp", self.Vp))
+            )
+        )
 
-    def plus(self, other: Blocks) -> Blocks:
-        """The sum, block by block."""
-        pairs = zip(self, other, strict=True)
-        return Blocks(*(None if block is None else block + term for block, term in pairs))
+    def __add__(self, other: Blocks) -> Blocks:
+        total = self.map(lambda a, b: a + b, other)
+        rests = [rest for rest in (self.rest, other.rest) if rest is not None]
+        total.rest = sum(rests[1:], rests[0]) if rests else None
+        return total
+
+    def __mul__(self, factor: float) -> Blocks:
+        product = self.map(lambda a: factor * a)
+        product.rest = None if self.rest is None else factor * self.rest
+        return product
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Blocks) -> Blocks:
+        return self + (-1.0) * other
+
+    def __truediv__(self, divisor: float) -> Blocks:
+        return self * (1.0 / divisor)
+
+    def __neg__(self) -> Blocks:
+        return -1.0 * self
 
 
 class Frame(NamedTuple):
@@ -77,6 +102,13 @@ class Frame(NamedTuple):
     Vt: Array | None
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """The shape (m, n) of the matrix."""
+        r = self.s.shape[-1]
+        m, n = r if self.U is None else self.U.shape[-2], r if self.Vt is None else self.Vt.shape[-1]
+        return m, n
+
+    @property
     def spans_columns(self) -> bool:
         """Whether U is square, so that no matrix leaves the column space: Up = 0."""
         return self.U is None or self.U.shape[-1] == self.U.shape[-2]
@@ -86,6 +118,17 @@ class Frame(NamedTuple):
         """Whether V is square, so that no matrix leaves the row space: Vp = 0."""
         return self.Vt is None or self.Vt.shape[-1] == self.Vt.shape[-2]
 
+    @property
+    def rounding(self) -> Array:
+        """The numerical rank: singular values up to this are rounding errors, (..., 1).
+
+        As in numpy.linalg.matrix_rank it is max(m, n) times the machine epsilon times the largest
+        one. A matrix of fixed rank is kept by its decomposition, whose size is that rank.
+        """
+        size = max(self.shape) if self.spans_columns or self.spans_rows else self.s.shape[-1]
+        largest = namespace(self.s).max(self.s, axis=-1, keepdims=True)
+        return size * limits(self.s).eps * largest
+
     def at_rank(self, rank: int | None) -> Frame:
         """The frame of the nearest matrix of a lower rank; None keeps the rank."""
         U, s, Vt = self
@@ -93,58 +136,32 @@ class Frame(NamedTuple):
             return self
         return Frame(U[..., :, :rank], s[..., :rank], Vt[..., :rank, :])
 
-    def rest(self, Z: Array) -> Array | None:
-        """The part of a matrix orthogonal to both singular spaces; None where there is none."""
-        if self.spans_columns or self.spans_rows:
-            return None
-        return Z - self.join(self.split(Z))
-
     def split(self, Z: Array) -> Blocks:
-        """Cut a matrix into the blocks (Up, M, Vp^T) of this frame."""
+        """Cut a matrix into its blocks in this frame."""
         U, Vt = self.U, self.Vt
         UtZ = Z if U is None else _product(U.mT, Z)
         M = UtZ if Vt is None else _product(UtZ, Vt.mT)
-        Up = Vpt = None
+        Up = Vp = rest = None
         if not self.spans_columns:
             Up = (Z if Vt is None else _product(Z, Vt.mT)) - _product(U, M)
         if not self.spans_rows:
-            Vpt = UtZ - _product(M, Vt)
-        return Blocks(Up, M, Vpt)
+            Vp = UtZ.mT - _product(Vt.mT, M.mT)
+        blocks = Blocks(Up, M, Vp)
+        if Up is not None and Vp is not None:
+            rest = Z - self.join(blocks)
+        blocks.rest = rest
+        return blocks
 
     def join(self, blocks: Blocks) -> Array:
-        """Put the blocks of a matrix together: U M V^T + Up V^T + U Vp^T."""
-        U, Vt = self.U, self.Vt
-        UtZ = blocks.M if Vt is None else _product(blocks.M, Vt)
-        if blocks.Vpt is not None:
-            UtZ = UtZ + blocks.Vpt
-        Z = UtZ if U is None else _product(U, UtZ)
-        if blocks.Up is not None:
-            Z = Z + (blocks.Up if Vt is None else _product(blocks.Up, Vt))
-        return Z
-
-    def scale(self, Z: Array, factors: Blocks) -> Array:
-        """Multiply the blocks of a matrix entrywise by factors, and put them together again.
-
-        With one factor a column of Up and one a row of Vp^T this is::
-
-            U (F_M - F_Up - F_Vp) M V^T + U F_Vp (U^T Z) + F_Up (Z V) V^T,    M = U^T Z V,
-
-        entrywise products left out of the notation: four large matrix products for every shape.
-        """
-        U, Vt = self.U, self.Vt
-        UtZ = Z if U is None else _product(U.mT, Z)
-        M = UtZ if Vt is None else _product(UtZ, Vt.mT)
-        F = factors.M
-        for others in (factors.Up, factors.Vpt):
-            F = F if others is None else F - others
-        UtZ_scaled = F * M if Vt is None else _product(F * M, Vt)
-        if factors.Vpt is not None:
-            UtZ_scaled = UtZ_scaled + factors.Vpt * UtZ
-        scaled = UtZ_scaled if U is None else _product(U, UtZ_scaled)
-        if factors.Up is not None:
-            ZV_scaled = factors.Up * (Z if Vt is None else _product(Z, Vt.mT))
-            scaled = scaled + (ZV_scaled if Vt is None else _product(ZV_scaled, Vt))
-        return scaled
+        """Put the blocks of a tangent vector together: U M V^T + Up V^T + U Vp^T."""
+        U, Vt, M = self.U, self.Vt, blocks.M
+        if blocks.Up is None:
+            UtZ = M if Vt is None else _product(M, Vt)
+            UtZ = UtZ if blocks.Vp is None else UtZ + blocks.Vp.mT
+            return UtZ if U is None else _product(U, UtZ)
+        ZV = blocks.Up + (M if U is None else _product(U, M))
+        Z = ZV if Vt is None else _product(ZV, Vt)
+        return Z if blocks.Vp is None else Z + U @ blocks.Vp.mT
 
 
 def singular_frame(W: Array) -> Frame:
@@ -171,24 +188,23 @@ def singular_frame(W: Array) -> Frame:
     >>> singular_frame(np.array([[3.0, 4.0]])).s
     array([5.])
     """
-    xp = array_namespace(W)
+    xp = namespace(W)
     m, n = W.shape[-2:]
     if min(m, n) > 1:
         return Frame(*xp.linalg.svd(W, full_matrices=False))
-    axes = {"axis": (-2, -1), "keepdims": True}
-    limits = xp.finfo(W.dtype)
     with np.errstate(over="ignore"):
-        norm = xp.linalg.vector_norm(W, **axes)
-    if not xp.all((norm > limits.smallest_normal**0.5 / limits.eps) & (norm < limits.max**0.5)):
+        norm = xp.linalg.vector_norm(W, axis=(-2, -1), keepdims=True)
+    tiny, largest = limits(W).tiny ** 0.5 / limits(W).eps, limits(W).max ** 0.5
+    if certain(xp.all((norm > tiny) & (norm < largest)), otherwise=False):
+        unit, s = W / norm, norm[..., 0]
+    else:
         # The squares of small or large entries are lost; scaled by the largest entry they are not.
-        scale = xp.maximum(xp.max(W, **axes), -xp.min(W, **axes))
+        scale = xp.max(xp.abs(W), axis=(-2, -1), keepdims=True)
         scaled = W / xp.where(scale > 0, scale, 1.0)
-        norm = xp.linalg.vector_norm(scaled, **axes)
-        first = xp.reshape(xp.arange(m * n) == 0, (m, n))
+        norm = xp.linalg.vector_norm(scaled, axis=(-2, -1), keepdims=True)
+        first = xp.reshape(xp.arange(m * n, device=device(W)) == 0, (m, n))
         unit = xp.where(norm > 0, scaled / xp.where(norm > 0, norm, 1.0), xp.astype(first, W.dtype))
         s = (scale * norm)[..., 0]
-    else:
-        unit, s = W / norm, norm[..., 0]
     return Frame(None, s, unit) if m == 1 else Frame(unit, s, None)
 
 

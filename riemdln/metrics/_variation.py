@@ -19,17 +19,13 @@ So the cost is that of a few products for every kernel, and no array has three i
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from riemdln._arrays import NotFiniteError
+from riemdln._arrays import Array, NotFiniteError, certain, diagonal_mask, limits, namespace
+from riemdln.kernels import Kernel
 from riemdln.metrics._frame import Blocks
-from riemdln.kernels import DividedDifference
-
-# An array of any namespace that follows the array API standard.
-Array = Any
 
 __all__ = ["Variation", "left_variation"]
 
@@ -45,92 +41,89 @@ class Variation(NamedTuple):
         1 / (s_i^2 - s_l^2), and 0 where the two are close.
     near : array (..., r, r) or None
         1/2 where s_i and s_l are close, i != l, and 0 elsewhere; None where no two are close.
-    rise, slope : Blocks
-        theta(s_i, t) - theta(0, t), and the derivative of theta in s_i^2, for t = s_j in M and
-        for t = 0 in Vpt.
+    rise, slope : array (..., r, r)
+        theta(s_i, s_j) - theta(0, s_j), and the derivative of theta(s_i, s_j) in s_i^2.
+    edge : array (..., r, r) or None
+        theta[s_i, s_l; 0], for what leaves the row space; None where nothing can.
+    corner : array (..., r) or None
+        theta(s_i, 0) / s_i, for what leaves both spaces; None where nothing can.
     """
 
     s: Array
     far: Array
-    near: Array
-    rise: Blocks
-    slope: Blocks
+    near: Array | None
+    rise: Array
+    slope: Array
+    edge: Array | None
+    corner: Array | None
 
-    def derivative(self, X: Blocks, P: Blocks, rest: Array | None = None) -> Blocks:
-        """What the variation of W W^T along X makes of P, up to its own rest.
-
-        The rest of P, orthogonal to both singular spaces, is an array or an operator.
-        """
+    def derivative(self, X: Blocks, P: Blocks) -> Blocks:
+        """What the variation of W W^T along X makes of P, up to what leaves both spaces."""
         change = X.M * self.s[..., None, :]
         change = change + change.mT  # D(W W^T)[X] = X W^T + W X^T, in the frame
-        M = self._product(change, P.M, self.rise.M, self.slope.M)
-        Up = Vpt = None
+        M, Up, Vp = self._product(change, P.M), None, None
         if X.Up is not None:
-            edge = self._edge(self.rise.M)
-            M = M + edge * (X.Up.mT @ P.Up)
-            Up = X.Up @ (edge * P.M)
-        if P.Vpt is not None:
-            Vpt = self._product(change, P.Vpt, self.rise.Vpt, self.slope.Vpt)
-        if rest is not None:
-            Vpt = Vpt + self._edge(self.rise.Vpt) * (rest.mT @ X.Up).mT
-        return Blocks(Up, M, Vpt)
+            leaving = self._leaving()
+            M = M + leaving * (X.Up.mT @ P.Up)
+            Up = X.Up @ (leaving * P.M)
+        if P.Vp is not None:
+            Vp = P.Vp @ (self.edge * change)
+        if P.rest is not None:
+            Vp = Vp + (P.rest.mT @ X.Up) * self.corner[..., None, :]
+        return Blocks(Up, M, Vp)
 
-    def adjoint(
-        self, P: Blocks, Q: Blocks, rest_P: Array | None = None, rest_Q: Array | None = None
-    ) -> Blocks:
+    def adjoint(self, P: Blocks, Q: Blocks) -> Blocks:
         """The covector of X -> <P, derivative(X, Q)>."""
-        pairing = self._pairing(P.M, Q.M, self.rise.M, self.slope.M)
-        Up = Vpt = None
-        if P.Vpt is not None:
-            pairing = pairing + self._pairing(P.Vpt, Q.Vpt, self.rise.Vpt, self.slope.Vpt)
-            Vpt = 0.0 * P.Vpt
+        pairing, Up, Vp = self._pairing(P.M, Q.M), None, None
+        if P.Vp is not None:
+            pairing = pairing + self.edge * (P.Vp.mT @ Q.Vp)
+            Vp = 0.0 * P.Vp
         if P.Up is not None:
-            edge = self._edge(self.rise.M)
-            Up = Q.Up @ (edge * P.M).mT + P.Up @ (edge * Q.M).mT
-        for rest, other in ((rest_P, Q), (rest_Q, P)):
-            if rest is not None:
-                Up = Up + rest @ (self._edge(self.rise.Vpt) * other.Vpt).mT
-        return Blocks(Up, (pairing + pairing.mT) * self.s[..., None, :], Vpt)
+            leaving = self._leaving()
+            Up = Q.Up @ (leaving * P.M).mT + P.Up @ (leaving * Q.M).mT
+        for one, other in ((P, Q), (Q, P)):
+            if one.rest is not None:
+                Up = Up + one.rest @ (other.Vp * self.corner[..., None, :])
+        return Blocks(Up, (pairing + pairing.mT) * self.s[..., None, :], Vp)
 
-    def _product(self, change: Array, P: Array, rise: Array, slope: Array) -> Array:
-        """sum_l theta[s_i, s_l; t_j] change_il P_lj."""
-        xp = array_namespace(P)
+    def _product(self, change: Array, P: Array) -> Array:
+        """sum_l theta[s_i, s_l; s_j] change_il P_lj."""
+        xp = namespace(P)
         diagonal = xp.linalg.diagonal(change)[..., :, None]
         far = self.far * change
-        product = rise * (far @ P) - far @ (rise * P) + slope * diagonal * P
+        product = self.rise * (far @ P) - far @ (self.rise * P) + self.slope * diagonal * P
         if self.near is not None:
             near = self.near * change
-            product = product + slope * (near @ P) + near @ (slope * P)
+            product = product + self.slope * (near @ P) + near @ (self.slope * P)
         return product
 
-    def _pairing(self, P: Array, Q: Array, rise: Array, slope: Array) -> Array:
-        """sum_j theta[s_i, s_l; t_j] P_ij Q_lj."""
-        xp = array_namespace(P)
-        pairing = self.far * ((rise * P) @ Q.mT - P @ (rise * Q).mT)
-        diagonal = xp.sum(slope * P * Q, axis=-1)
-        pairing = pairing + xp.eye(P.shape[-2], dtype=P.dtype) * diagonal[..., None, :]
+    def _pairing(self, P: Array, Q: Array) -> Array:
+        """sum_j theta[s_i, s_l; s_j] P_ij Q_lj."""
+        xp = namespace(P)
+        pairing = self.far * ((self.rise * P) @ Q.mT - P @ (self.rise * Q).mT)
+        diagonal = xp.sum(self.slope * P * Q, axis=-1)
+        pairing = pairing + xp.where(diagonal_mask(self.s), diagonal[..., None, :], 0.0)
         if self.near is not None:
-            pairing = pairing + self.near * ((slope * P) @ Q.mT + P @ (slope * Q).mT)
+            pairing = pairing + self.near * ((self.slope * P) @ Q.mT + P @ (self.slope * Q).mT)
         return pairing
 
-    def _edge(self, rise: Array) -> Array:
-        """s_i theta[s_i, 0; t_j]: for the directions that leave the column space."""
-        xp = array_namespace(self.s)
-        positive = xp.where(self.s > 0, self.s, 1.0)[..., :, None]
-        return rise / positive
+    def _leaving(self) -> Array:
+        """s_i theta[s_i, 0; s_j]: for the directions that leave the column space."""
+        xp = namespace(self.s)
+        return self.rise / xp.where(self.s > 0, self.s, 1.0)[..., :, None]
 
 
-def left_variation(s: Array, difference: DividedDifference, *, spans_rows: bool) -> Variation:
-    """The variation with W W^T of the kernel with a given divided difference in its first argument.
+def left_variation(s: Array, kernel: Kernel, *, leaves_rows: bool, leaves_both: bool) -> Variation:
+    """How a kernel varies with W W^T, through its first argument.
 
     Parameters
     ----------
     s : array (..., r)
         Singular values, descending.
-    difference : callable
-        The divided difference ``difference(a, b, t)`` of the kernel in its first argument.
-    spans_rows : bool
-        Whether the frame spans the row space, so that there is no block Vpt.
+    kernel : Kernel
+        The kernel.
+    leaves_rows, leaves_both : bool
+        Whether a vector may leave the row space, and both spaces.
 
     Returns
     -------
@@ -142,42 +135,54 @@ def left_variation(s: Array, difference: DividedDifference, *, spans_rows: bool)
         If the squares of the largest singular values cannot be represented, or the kernel is not
         finite where one of its arguments is zero.
     """
-    xp = array_namespace(s)
-    limits = xp.finfo(s.dtype)
-    tiny = limits.smallest_normal / limits.eps
+    xp, (eps, least, most) = namespace(s), limits(s)
+    tiny = least / eps
     largest = xp.max(s, axis=-1)
-    largest = xp.where(largest > 0, largest, 1.0)
-    if not xp.all((largest > (2 * tiny) ** 0.5) & (largest < (limits.max / 2) ** 0.5)):
+    in_range = (largest == 0) | ((largest > (2 * tiny) ** 0.5) & (largest < (most / 2) ** 0.5))
+    if not certain(xp.all(in_range), otherwise=True):
         raise NotFiniteError(
-            f"W has singular values up to {xp.max(s):g}, whose squares, which the derivatives of "
-            f"the metric need, are outside the range of {s.dtype}: scale W"
+            f"W has singular values up to {float(xp.max(s)):g}, whose squares, which the "
+            f"derivatives of the metric need, are outside the range of {s.dtype}: scale W"
         )
     s = xp.where(s**2 > tiny, s, 0.0)
     column, row = s[..., :, None], s[..., None, :]
     # Where the rounding error of the quotient, eps / closeness, meets that of the mean of the
     # derivatives, closeness^2 / 12.
-    closeness = float(limits.eps) ** (1 / 3)
-    close = xp.abs(column - row) <= closeness * xp.maximum(column, row)
+    close = xp.abs(column - row) <= eps ** (1 / 3) * xp.maximum(column, row)
     far = xp.where(close, 0.0, 1 / xp.where(close, 1.0, (column - row) * (column + row)))
-    others = close & (column > 0) & ~xp.eye(s.shape[-1], dtype=xp.bool)
-    near = xp.astype(others, s.dtype) / 2 if xp.any(others) else None
-
-    def positive(value: Array) -> Array:
-        value = xp.where(column > 0, value, 0.0)
-        if not xp.all(xp.isfinite(value)):
-            raise ValueError(
-                "the derivatives of the metric need a kernel that is finite and differentiable "
-                f"where one of its arguments is zero, and up to {xp.max(s):g}"
-            )
-        return value
+    others = close & (column > 0) & ~diagonal_mask(s)
+    near = None
+    if certain(xp.any(others), otherwise=True):
+        near = xp.where(others, 0.5 + 0.0 * column, 0.0)
 
     safe, zero = xp.where(column > 0, column, 1.0), 0.0 * column
-    ts = (row, None if spans_rows else zero)
     with np.errstate(all="ignore"):
-        rises = [None if t is None else safe**2 * difference(safe, zero, t) for t in ts]
-        slopes = [None if t is None else difference(safe, safe, t) for t in ts]
-    rise, slope = (
-        Blocks(None, *(None if value is None else positive(value) for value in values))
-        for values in (rises, slopes)
+        rise = safe**2 * kernel.divided_difference(safe, zero, row)
+        slope = kernel.divided_difference(safe, safe, row)
+        edge = kernel.divided_difference(safe, row, 0.0 * row) if leaves_rows else None
+        corner = (kernel(safe, zero) / safe)[..., 0] if leaves_both else None
+    if edge is not None:
+        edge = xp.where(column > 0, edge, xp.where(row > 0, edge.mT, 0.0))
+        edge = _finite_where_positive(edge, column + row)
+    if corner is not None:
+        corner = _finite_where_positive(corner, s)
+    return Variation(
+        s,
+        far,
+        near,
+        _finite_where_positive(rise, column),
+        _finite_where_positive(slope, column),
+        edge,
+        corner,
     )
-    return Variation(s, far, near, rise, slope)
+
+
+def _finite_where_positive(value: Array, s: Array) -> Array:
+    xp = namespace(value)
+    value = xp.where(s > 0, value, 0.0)
+    if not certain(xp.all(xp.isfinite(value)), otherwise=True):
+        raise ValueError(
+            "the derivatives of the metric need a kernel that is finite and differentiable "
+            f"where one of its arguments is zero, and up to {float(xp.max(s)):g}"
+        )
+    return value

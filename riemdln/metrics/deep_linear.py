@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import partial
-
-import numpy as np
-from array_api_compat import array_namespace
 
 from riemdln._arrays import (
     Array,
-    finite,
     finite_matrix,
     integer,
-    matrix_shape,
+    limits,
+    namespace,
     point_of_shape,
-    real_depth,
 )
+from riemdln.kernels import DeepLinearKernel
 from riemdln.metrics._cone import cone_geodesic
-from riemdln.metrics._frame import Blocks, Frame
-from riemdln.kernels import divided_difference, theta
-from riemdln.metrics.metric import Retraction
-from riemdln.metrics.spectral import SpectralMetric, SpectralPoint
+from riemdln.metrics._frame import Blocks
+from riemdln.metrics._spectral_at import FrameAt
+from riemdln.metrics.spectral import SpectralMetric
 from riemdln.networks import end_to_end, layers_in_frame
 
 __all__ = ["DeepLinearMetric"]
@@ -54,7 +48,7 @@ class DeepLinearMetric(SpectralMetric):
 
     Notes
     -----
-    Nothing here costs more at a greater depth: see `riemdln.kernels.theta`. `flat` solves the
+    Nothing here costs more at a greater depth: see `riemdln.kernels.DeepLinearKernel`. `flat` solves the
     generalized Sylvester equation A_{N,W}(Y) = Z. For one row or one column w
 
     .. math:: A_{N,w}(p) = \|w\|^{2-2/N} (p + (N-1) \, \mathrm{Pr}_w p),
@@ -81,16 +75,12 @@ class DeepLinearMetric(SpectralMetric):
     """
 
     def __init__(self, depth: float) -> None:
-        self._depth = real_depth("depth", depth)
-        self.is_constant = self._depth == 1  # Euclidean
-        super().__init__(
-            partial(theta, depth=self.depth), partial(divided_difference, depth=self.depth)
-        )
+        super().__init__(DeepLinearKernel(depth))
 
     @property
     def depth(self) -> float:
         """The depth N."""
-        return self._depth
+        return self._kernel.depth
 
     def __repr__(self) -> str:
         return f"DeepLinearMetric(depth={self.depth:.15g})"
@@ -148,14 +138,31 @@ class DeepLinearMetric(SpectralMetric):
         >>> bool(np.isclose(metric.entropy(np.diag([1.0, 3.0])), np.log(4) / 2))
         True
         """
-        (point,) = self._at(W)
-        xp = array_namespace(point.theta.M)
-        with np.errstate(divide="ignore"):  # ln 0 = -inf is right
-            return xp.sum(xp.tril(xp.log(point.theta.M), k=-1), axis=(-2, -1)) / 2
+        return self._frame_at(W).entropy()
 
-    def retractions(self) -> Mapping[str, Retraction]:
-        """The network retraction, where the depth is a whole number."""
-        return {"network": self.network_retraction} if self.depth.is_integer() else {}
+    def entropy_gradient(self, W: Array) -> Array:
+        """The Euclidean gradient of `entropy`, a covector.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+
+        Returns
+        -------
+        array (..., m, n)
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import riemdln
+        >>> metric = riemdln.DeepLinearMetric(depth=2)  # the entropy is ln(s_1 + s_2) / 2
+        >>> np.round(metric.entropy_gradient(np.diag([1.0, 3.0])), 12)
+        array([[0.125, 0.   ],
+               [0.   , 0.125]])
+        """
+        at = self._frame_at(W)
+        return at.frame.join(at.entropy_gradient())
 
     def network_retraction(self, W: Array, X: Array) -> Array:
         """Where a step X takes W when the layers of a real network take it.
@@ -183,14 +190,14 @@ class DeepLinearMetric(SpectralMetric):
         """
         depth = integer("depth", self.depth)
         W = finite_matrix("W", W)
-        point, X = self._at(W, X=point_of_shape("X", X, W.shape))
+        X = finite_matrix("X", point_of_shape("X", X, W.shape))
         if depth == 1:
             return W + X
-        layers = layers_in_frame(point.frame, depth)
-        moves = self._horizontal_lift(point, X)
+        at = self._frame_at(W)
+        layers, moves = layers_in_frame(at.frame, depth), self._horizontal_lift(at, X)
         return end_to_end([layer + move for layer, move in zip(layers, moves, strict=True)])
 
-    def _horizontal_lift(self, point: SpectralPoint, X: Array) -> list[Array]:
+    def _horizontal_lift(self, at: FrameAt, X: Array) -> list[Array]:
         """The shortest motion of the canonical balanced layers that moves W by X.
 
         Layer j moves by (W_N ... W_{j+1})^T p (W_{j-1} ... W_1)^T with p = flat(X). In the frame
@@ -198,39 +205,28 @@ class DeepLinearMetric(SpectralMetric):
         amplifies what another one would undo, and a small singular value grows as it does in
         the network.
         """
-        (U, s, Vt), depth, x = point.frame, self.depth, point.frame.split(X)
-        eps = np.finfo(X.dtype).eps
-        noise = 8 * eps * np.max(np.abs(X))
+        (U, s, Vt), N, xp = at.frame, int(self.depth), namespace(X)
+        noise = 8 * limits(X).eps * xp.max(xp.abs(X))
+        least = self.at_frame(at.frame._replace(s=0.0 * s + at.frame.rounding)).theta
 
         def over_theta(block: Array, theta: Array, least: Array) -> Array:
             # A direction is still where both singular values are rounding errors of W, or where
             # X has but its own rounding error, which 1 / theta would amplify.
-            still = (theta <= least) | ((theta <= point.rounding_level) & (np.abs(block) <= noise))
-            return np.where(still, 0.0, block / np.where(still, 1.0, theta))
+            frozen = (theta <= at.rounding_level) & (xp.abs(block) <= noise)
+            still = (theta <= least / 2) | frozen
+            return xp.where(still, 0.0, block / xp.where(still, 1.0, theta))
 
-        rounding = eps * s[:1, None]
-        M = over_theta(x.M, point.theta.M, self._theta(rounding, rounding) / 2)
-        powers = [s ** ((depth - j) / depth) for j in range(1, int(depth) + 1)]
+        p: Blocks = at.frame.split(X).map(over_theta, at.theta, least)
+        powers = [s ** ((N - j) / N) for j in range(1, N + 1)]
         moves = [
-            above[:, None] * M * below for above, below in zip(powers, powers[::-1], strict=True)
+            above[:, None] * p.M * below for above, below in zip(powers, powers[::-1], strict=True)
         ]
         if Vt is not None:
             moves[0] = moves[0] @ Vt
         if U is not None:
             moves[-1] = U @ moves[-1]
-        edge = self._theta(rounding, 0 * rounding) / 2
-        if x.Vpt is not None:
-            moves[0] += powers[0][:, None] * over_theta(x.Vpt, point.theta.Vpt, edge)
-        if x.Up is not None:
-            moves[-1] += over_theta(x.Up, point.theta.Up, edge) * powers[0]
+        if p.Vp is not None:
+            moves[0] = moves[0] + (p.Vp * powers[0]).mT
+        if p.Up is not None:
+            moves[-1] = moves[-1] + p.Up * powers[0]
         return moves
-
-    def _decompose(self, W: Array) -> SpectralPoint:
-        if self.depth > 1 or self._rank is not None:
-            return super()._decompose(W)
-        # Depth 1 is Euclidean: theta = 1 in every frame, so the standard frame will do.
-        matrix_shape("W", finite("W", W))
-        one = array_namespace(W).ones_like(W[..., :1, :1])
-        return SpectralPoint(
-            Frame(None, one[..., 0], None), lambda _: Blocks(None, one, None), self._differences
-        )

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
+from numpy.typing import ArrayLike
 
-from riemdln._arrays import finite_matrix
-from riemdln.metrics.metric import Metric, checked
+from riemdln._arrays import Array, device, finite_matrix, limits, matrix_shape, namespace
+from riemdln.metrics._constant_at import ConstantAt, straight_line
+from riemdln.metrics.metric import Metric, checked_point
 
 __all__ = ["KroneckerMetric"]
-
-Matrix = NDArray[np.floating[Any]]
 
 
 class KroneckerMetric(Metric):
@@ -50,64 +47,91 @@ class KroneckerMetric(Metric):
            [2., 2.]])
     """
 
-    is_constant = True
-
     def __init__(self, left: ArrayLike, right: ArrayLike) -> None:
-        self._left, left_factor = _positive_definite("left", left)
-        self._right, right_factor = _positive_definite("right", right)
-        self._factors = left_factor, right_factor
+        self._left = _eigendecomposition("left", left)
+        self._right = _eigendecomposition("right", right)
 
     def __repr__(self) -> str:
-        m, n = len(self._left), len(self._right)
+        m, n = len(self._left[0]), len(self._right[0])
         return f"KroneckerMetric(<{m} x {m} matrix>, <{n} x {n} matrix>)"
 
     def require_shape(self, m: int, n: int) -> None:
         """Raise a ValueError unless the factors are m x m and n x n."""
-        expected = (len(self._left), len(self._right))
+        expected = (len(self._left[0]), len(self._right[0]))
         if (m, n) != expected:
             raise ValueError(
                 f"this metric exists on {expected[0]} x {expected[1]} matrices only, got {m} x {n}"
             )
 
-    def sharp(self, W: Matrix, P: Matrix) -> Matrix:
+    def at(self, W: Array) -> KroneckerAt:
+        """The metric, which is the same at every point."""
+        W = checked_point("W", W)
+        self.require_shape(*matrix_shape("W", W))
+        return KroneckerAt(W, self._left, self._right)
+
+    def sharp(self, W: Array, P: Array) -> Array:
         """The cometric A(P) = L P R, the same at every point."""
-        _, P = self._checked(W, P=P)
-        return self._left @ P @ self._right
+        return self.at(W).sharp(P)
 
-    def flat(self, W: Matrix, Z: Matrix) -> Matrix:
-        """The inverse of `sharp`, L^{-1} Z R^{-1}, by Cholesky factors."""
-        _, Z = self._checked(W, Z=Z)
-        left, right = self._factors
-        return cho_solve(right, cho_solve(left, Z).T).T
-
-    def sharp_derivative(self, W: Matrix, X: Matrix, p: Matrix) -> Matrix:
-        """Zero: the metric is constant."""
-        return np.zeros_like(self._checked(W, X=X, p=p)[0])
-
-    def sharp_derivative_adjoint(self, W: Matrix, p: Matrix, q: Matrix) -> Matrix:
-        """Zero: the metric is constant."""
-        return np.zeros_like(self._checked(W, p=p, q=q)[0])
-
-    def _checked(self, W: Matrix, **vectors: Matrix) -> tuple[Matrix, ...]:
-        W, *arrays = checked(W, **vectors)
-        self.require_shape(*W.shape)
-        return W, *arrays
+    def known_geodesic(
+        self, W_a: Array, W_b: Array, times: Array
+    ) -> tuple[Array, Array, float] | None:
+        """A straight line."""
+        return straight_line(self, W_a, W_b, times)
 
 
-def _positive_definite(name: str, value: ArrayLike) -> tuple[Matrix, tuple[Matrix, bool]]:
-    """A symmetric positive definite matrix, and its Cholesky factor."""
+class KroneckerAt(ConstantAt):
+    """The cometric L P R, by the eigenvalues l_i of L and r_j of R.
+
+    Parameters
+    ----------
+    W : array (..., m, n)
+        The point.
+    left, right : (eigenvalues, eigenvectors)
+        The decompositions of L and R.
+    """
+
+    def __init__(self, W: Array, left: Any, right: Any) -> None:
+        super().__init__(W)
+        xp = namespace(W)
+        (l, self._U), (r, self._V) = (
+            [xp.asarray(part, dtype=W.dtype, device=device(W)) for part in pair]
+            for pair in (left, right)
+        )
+        self._eigenvalues = l[:, None] * r
+
+    def sharp(self, P: Array) -> Array:
+        return self._scaled(self._vector("P", P), self._eigenvalues)
+
+    def flat(self, Z: Array) -> Array:
+        """The inverse of `sharp`, L^{-1} Z R^{-1}."""
+        return self._scaled(self._vector("Z", Z), 1 / self._eigenvalues)
+
+    def root(self, Z: Array) -> Array:
+        return self._scaled(self._vector("Z", Z), self._eigenvalues**0.5)
+
+    def log_volume(self) -> Array:
+        xp = namespace(self._W)
+        return 0.0 * self._W[..., 0, 0] - xp.sum(xp.log(self._eigenvalues)) / 2
+
+    def _scaled(self, Z: Array, factors: Array) -> Array:
+        return self._U @ (factors * (self._U.mT @ Z @ self._V)) @ self._V.mT
+
+
+def _eigendecomposition(name: str, value: ArrayLike) -> tuple[Array, Array]:
+    """The eigenvalues and eigenvectors of a symmetric positive definite matrix."""
     matrix = finite_matrix(name, value)
+    xp, (eps, tiny, _) = namespace(matrix), limits(matrix)
     if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{name} must be square, got shape {matrix.shape}")
-    asymmetry = np.abs(matrix - matrix.T).max() / max(np.abs(matrix).max(), np.finfo(float).tiny)
-    if asymmetry > np.finfo(matrix.dtype).eps ** 0.5:
+        raise ValueError(f"{name} must be square, got shape {tuple(matrix.shape)}")
+    size = max(float(xp.max(xp.abs(matrix))), tiny)
+    asymmetry = float(xp.max(xp.abs(matrix - matrix.mT))) / size
+    if asymmetry > eps**0.5:
         raise ValueError(f"{name} must be symmetric, but its relative asymmetry is {asymmetry:.1e}")
-    matrix = matrix / 2 + matrix.T / 2
-    try:
-        return matrix, cho_factor(matrix)
-    except (np.linalg.LinAlgError, ValueError) as error:
-        least, largest = np.linalg.eigvalsh(matrix)[[0, -1]]
+    values, vectors = xp.linalg.eigh(matrix / 2 + matrix.mT / 2)
+    if not float(values[0]) > eps * float(values[-1]):
         raise ValueError(
             f"{name} must be positive definite to rounding error, but its eigenvalues range from "
-            f"{least:.1e} to {largest:.1e}"
-        ) from error
+            f"{float(values[0]):.1e} to {float(values[-1]):.1e}"
+        )
+    return values, vectors

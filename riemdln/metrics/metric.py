@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
 
-import autograd
-import autograd.numpy as anp
 import numpy as np
-from array_api_compat import array_namespace
-from scipy.sparse.linalg import LinearOperator, cg
 
-from riemdln._arrays import Array, finite_matrix, matching_matrix, point_of_shape
+from riemdln._arrays import Array, finite, floating_array, matrix_shape
+from riemdln.metrics._at import MetricAt
+from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
 
 __all__ = ["Metric"]
-
-Retraction = Callable[[Array, Array], Array]
-Transport = Callable[[Array, Array, Array], Array]
 
 
 class Metric(abc.ABC):
@@ -27,20 +21,14 @@ class Metric(abc.ABC):
     inverse, and the metric itself is g_W(X, Y) = <X, flat(W, Y)> with <X, Y> = Tr(X^T Y).
 
     A metric of one's own is a subclass with one method, `sharp`, written in autograd.numpy. Then
-    `flat` comes by conjugate gradients and the derivatives of `sharp` by automatic
+    `flat` comes by a linear solver and the derivatives of `sharp` by automatic
     differentiation, and with them all of `FullRank`. Override what has a closed form.
 
     Attributes
     ----------
-    is_constant : bool
-        Whether `sharp` does not depend on W, so that geodesics are straight lines. False unless a
-        subclass says otherwise.
     ends_at_lower_rank : bool
         Whether geodesics end at matrices of lower rank, so that square matrices with determinants
         of opposite sign are not connected. False unless a subclass says otherwise.
-    takes_stacks : bool
-        Whether the methods take stacks of matrices (..., m, n), which makes geodesics between
-        points faster. False unless a subclass says otherwise.
 
     Examples
     --------
@@ -60,9 +48,35 @@ class Metric(abc.ABC):
     array([[ -2., -10.]])
     """
 
-    is_constant: bool = False
     ends_at_lower_rank: bool = False
-    takes_stacks: bool = False
+
+    def at(self, W: Array) -> MetricAt:
+        """The metric at a point: one object that answers all that is asked there.
+
+        The other methods ask it at one point at a time. Where much is asked at the same point,
+        the object saves looking it up.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point, or a stack of points.
+
+        Returns
+        -------
+        MetricAt
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `W` is no finite real matrix, or the metric does not exist on m x n matrices.
+        """
+        W = checked_point("W", W)
+        self.require_shape(*matrix_shape("W", W))
+        own = [name for name in VECTORS if getattr(type(self), name) is not getattr(Metric, name)]
+        if W.ndim == 2:
+            return GenericAt(self, W, own)
+        points = np.reshape(W, (-1, *W.shape[-2:]))
+        return StackAt(W, [GenericAt(self, point, own) for point in points])
 
     @abc.abstractmethod
     def sharp(self, W: Array, P: Array) -> Array:
@@ -70,61 +84,73 @@ class Metric(abc.ABC):
 
         Parameters
         ----------
-        W : array (m, n)
+        W : array (..., m, n)
             The point.
-        P : array (m, n)
+        P : array (..., m, n)
             A covector: the Euclidean gradient of a cost at W.
 
         Returns
         -------
-        array (m, n)
+        array (..., m, n)
         """
 
     def flat(self, W: Array, Z: Array) -> Array:
         """The inverse of `sharp`: from a tangent vector to the covector that stands for it.
 
-        By default A_W(Y) = Z is solved by conjugate gradients, to a relative residual of 1e-13, or
-        as far as rounding errors allow.
+        By default A_W(Y) = Z is solved by the Cholesky factorization of the dense cometric, or of
+        more than 1,000 entries by conjugate gradients.
 
         Parameters
         ----------
-        W : array (m, n)
+        W : array (..., m, n)
             The point.
-        Z : array (m, n)
+        Z : array (..., m, n)
             A tangent vector.
 
         Returns
         -------
-        array (m, n)
+        array (..., m, n)
 
         Raises
         ------
         numpy.linalg.LinAlgError
-            If the relative residual stays above 1e-9, as where `sharp` is not symmetric and
-            positive definite, or has a condition number of more than about 1e8.
+            If the solver finds that `sharp` is not symmetric and positive definite at W, or the
+            relative residual stays above 1e-9.
         """
-        W, Z = checked(W, Z=Z)
+        return self.at(W).flat(Z)
 
-        def apply(vector: Array) -> Array:
-            return np.asarray(self.sharp(W, vector.reshape(W.shape))).ravel()
+    def root(self, W: Array, Z: Array) -> Array:
+        """The symmetric square root A_W^{1/2} of `sharp`, which turns unit noise into the metric's.
 
-        operator = LinearOperator((W.size, W.size), matvec=apply, dtype=np.float64)
-        limit = 10 * W.size + 100
-        with np.errstate(all="ignore"):
-            solution, _ = cg(operator, Z.ravel(), rtol=1e-13, maxiter=limit)
-            residual = np.linalg.norm(apply(solution) - Z.ravel())
-        if not residual <= 1e-9 * np.linalg.norm(Z):
-            raise np.linalg.LinAlgError(
-                f"flat did not converge in {limit} iterations of conjugate gradients: the residual "
-                f"is {residual:.1e}; is sharp symmetric and positive definite at this W?"
-            )
-        return solution.reshape(W.shape)
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+        Z : array (..., m, n)
+            A matrix.
+
+        Returns
+        -------
+        array (..., m, n)
+        """
+        return self.at(W).root(Z)
 
     def inner(self, W: Array, X: Array, Y: Array) -> Array:
-        """The inner product g_W(X, Y) = <X, flat(W, Y)> of two tangent vectors."""
-        covector = self.flat(W, Y)
-        xp = array_namespace(covector)
-        return xp.sum(matching_matrix("X", X, "W", covector) * covector, axis=(-2, -1))
+        """The inner product g_W(X, Y) = <X, flat(W, Y)> of two tangent vectors.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+        X, Y : array (..., m, n)
+            Tangent vectors.
+
+        Returns
+        -------
+        array (...)
+            A number for a single matrix, one for each matrix of a stack.
+        """
+        return self.at(W).inner(X, Y)
 
     def sharp_derivative(self, W: Array, X: Array, p: Array) -> Array:
         """The derivative DA_W[X] p of `sharp` along a tangent vector, applied to a covector.
@@ -133,26 +159,25 @@ class Metric(abc.ABC):
 
         Parameters
         ----------
-        W : array (m, n)
+        W : array (..., m, n)
             The point.
-        X : array (m, n)
+        X : array (..., m, n)
             A tangent vector: the direction in which W moves.
-        p : array (m, n)
+        p : array (..., m, n)
             A covector, held fixed.
 
         Returns
         -------
-        array (m, n)
+        array (..., m, n)
+
+        Examples
+        --------
+        >>> import riemdln
+        >>> metric = riemdln.DeepLinearMetric(depth=2)
+        >>> metric.sharp_derivative([[3.0]], [[1.0]], [[1.0]])  # A(p) = 2 w p
+        array([[2.]])
         """
-        W, X, p = checked(W, X=X, p=p)
-
-        def pairing(q: Array) -> Array:
-            return anp.sum(X * self._pairing_gradient(W, q, p)) + 0.0 * anp.sum(q)
-
-        # Linear in q, so its gradient is the same at every q. Not taken at zero, where autograd
-        # leaves out terms of the derivative of eigenvectors.
-        generic = np.cos(np.arange(W.size)).reshape(W.shape)
-        return autograd.grad(pairing)(generic)
+        return self.at(W).sharp_derivative(X, p)
 
     def sharp_derivative_adjoint(self, W: Array, p: Array, q: Array) -> Array:
         """The covector Xi_W(p, q) of X -> <p, DA_W[X] q>, symmetric in p and q.
@@ -161,51 +186,124 @@ class Metric(abc.ABC):
 
         Parameters
         ----------
-        W : array (m, n)
+        W : array (..., m, n)
             The point.
-        p, q : array (m, n)
+        p, q : array (..., m, n)
             Covectors, held fixed.
 
         Returns
         -------
-        array (m, n)
+        array (..., m, n)
         """
-        W, p, q = checked(W, p=p, q=q)
-        return self._pairing_gradient(W, p, q)
+        return self.at(W).sharp_derivative_adjoint(p, q)
 
     def christoffel(self, W: Array, X: Array, Y: Array) -> Array:
-        r"""The Christoffel symbol, a symmetric bilinear map of tangent vectors.
-
-        .. math::
-
-            \Gamma_W(X, Y) = \tfrac12 A(\Xi(x, y)) - \tfrac12 DA[X] y - \tfrac12 DA[Y] x,
-            \qquad x = A^{-1} X, \quad y = A^{-1} Y
+        """The Christoffel symbol of two tangent vectors: see `MetricAt.christoffel`.
 
         A geodesic obeys W'' + Gamma_W(W', W') = 0.
 
         Parameters
         ----------
-        W : array (m, n)
+        W : array (..., m, n)
             The point.
-        X, Y : array (m, n)
+        X, Y : array (..., m, n)
             Tangent vectors.
 
         Returns
         -------
-        array (m, n)
+        array (..., m, n)
         """
-        x, y = self.flat(W, X), self.flat(W, Y)
-        along_x = self.sharp_derivative(W, X, y)
-        along_y = along_x if X is Y else self.sharp_derivative(W, Y, x)
-        pulled = self.sharp(W, self.sharp_derivative_adjoint(W, x, y))
-        return (pulled - along_x - along_y) / 2
+        return self.at(W).christoffel(X, Y)
+
+    def log_volume(self, W: Array) -> Array:
+        r"""The logarithm of the volume density of the metric, ln sqrt(det g_W).
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+
+        Returns
+        -------
+        array (...)
+            Infinite where the metric is.
+
+        References
+        ----------
+        - G. Menon, T. Yu. An entropy formula for the deep linear network. 2025.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import riemdln
+        >>> metric = riemdln.DeepLinearMetric(depth=2)  # theta = s + t
+        >>> bool(np.isclose(metric.log_volume(np.diag([1.0, 3.0])), -np.log(2 * 4 * 4 * 6) / 2))
+        True
+        """
+        return self.at(W).log_volume()
+
+    def log_volume_gradient(self, W: Array) -> Array:
+        """The Euclidean gradient of `log_volume`, a covector.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+
+        Returns
+        -------
+        array (..., m, n)
+        """
+        return self.at(W).log_volume_gradient()
+
+    def coordinate_laplacian(self, W: Array) -> Array:
+        r"""The Laplace-Beltrami operator of the metric, applied to each entry of W.
+
+        .. math:: \Delta_g W = \mathrm{div} A + A(\nabla \ln \sqrt{\det g})
+
+        Brownian motion under the metric has the drift Delta_g W / 2 (Ito).
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+
+        Returns
+        -------
+        array (..., m, n)
+
+        References
+        ----------
+        - E. P. Hsu. Stochastic analysis on manifolds. 2002, section 3.3.
+
+        Examples
+        --------
+        >>> import riemdln
+        >>> riemdln.DeepLinearMetric(depth=2).coordinate_laplacian([[3.0]])  # sqrt(2 w) is Brownian
+        array([[1.]])
+        """
+        return self.at(W).coordinate_laplacian()
+
+    def random_tangent(self, W: Array, rng: np.random.Generator | int | None = None) -> Array:
+        """A random tangent vector, Gaussian and isotropic in the metric: the root of white noise.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+        rng : numpy.random.Generator, int or None
+            Source of randomness, or a seed for one.
+
+        Returns
+        -------
+        array (..., m, n)
+        """
+        return self.at(W).random_tangent(rng)
 
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
     ) -> tuple[Array, Array, float] | None:
-        """The geodesic from one point to another where it has a closed form.
-
-        By default a straight line if the metric is constant, and None otherwise.
+        """The geodesic from one point to another where it has a closed form, and None elsewhere.
 
         Parameters
         ----------
@@ -219,39 +317,14 @@ class Metric(abc.ABC):
         (points, velocities, length) or None
             Arrays (K, m, n) at the times, and the length.
         """
-        if not self.is_constant:
-            return None
-        step = W_b - W_a
-        path = W_a + times[:, None, None] * step
-        return path, np.broadcast_to(step, path.shape), float(np.sqrt(self.inner(W_a, step, step)))
+        return None
 
     def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
         """Raise a ValueError where the metric does not exist on m x n matrices."""
 
-    def retractions(self) -> Mapping[str, Retraction]:
-        """The retractions (W, X) -> point that belong to this metric alone, by name."""
-        return {}
 
-    def transports(self) -> Mapping[str, Transport]:
-        """The transports (W_a, W_b, X) -> vector at W_b that belong to this metric, by name."""
-        return {}
-
-    def _pairing_gradient(self, W: Array, p: Array, q: Array) -> Array:
-        # The zero keeps a sharp that does not depend on W differentiable.
-        def pairing(V: Array) -> Array:
-            Z = self.sharp(V, q)
-            if isinstance(Z, np.ndarray) and Z.dtype == object:
-                raise TypeError(
-                    f"{self!r} cannot be differentiated: its sharp must be written in "
-                    "autograd.numpy, and call no function of NumPy itself"
-                )
-            return anp.sum(p * Z) + 0.0 * anp.sum(V)
-
-        return autograd.grad(pairing)(W)
-
-
-def checked(W: Array, **vectors: Array) -> tuple[Array, ...]:
-    """A point and the vectors given there, as finite matrices of one shape."""
-    W = finite_matrix("W", W)
-    arrays = [point_of_shape(name, vector, W.shape) for name, vector in vectors.items()]
-    return W, *(finite_matrix(name, array) for name, array in zip(vectors, arrays, strict=True))
+def checked_point(name: str, W: Array) -> Array:
+    """The value as a finite matrix, or a stack of matrices."""
+    W = floating_array(name, W)
+    matrix_shape(name, W)
+    return finite(name, W)

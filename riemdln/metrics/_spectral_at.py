@@ -1,0 +1,352 @@
+"""A spectral metric at a point: every formula in closed form, in the frame of the point.
+
+`FrameAt` is the metric on blocks, where each formula stands once. `SpectralAt` is the same for
+vectors of any form that a frame can split into blocks and join again.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property, reduce
+from typing import Any, Protocol
+
+import numpy as np
+
+from riemdln._arrays import (
+    Array,
+    NotFiniteError,
+    certain,
+    diagonal_matrix,
+    finite,
+    like,
+    limits,
+    matching_matrix,
+    namespace,
+)
+from riemdln.kernels import Kernel
+from riemdln.metrics._at import MetricAt
+from riemdln.metrics._frame import Blocks, Frame
+from riemdln.metrics._variation import Variation, left_variation
+
+__all__ = ["DenseVectors", "FrameAt", "SpectralAt", "Vectors"]
+
+
+class FrameAt(MetricAt):
+    """A spectral metric at a point that is given by its frame, on blocks.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        The kernel theta.
+    frame : Frame
+        The frame of the point.
+
+    Raises
+    ------
+    ValueError
+        If the kernel is not finite and nonnegative there.
+    """
+
+    def __init__(self, kernel: Kernel, frame: Frame) -> None:
+        self.kernel, self.frame = kernel, frame
+        self.theta = self._factors(frame.s)
+        # Of a NaN no comparison is true.
+        if not certain(
+            namespace(frame.s).all((self._least >= 0) & (self._largest < math.inf)), otherwise=True
+        ):
+            raise ValueError(self._what_is_wrong())
+
+    def _factors(self, s: Array) -> Blocks:
+        """The kernel on the blocks: theta(0, s_j), theta(s_i, s_j) and theta(s_i, 0)."""
+        row, column = s[..., None, :], s[..., :, None]
+        return Blocks(
+            None if self.frame.spans_columns else self.kernel(0.0 * row, row),
+            self.kernel(column, row),
+            None if self.frame.spans_rows else self.kernel(row, 0.0 * row),
+        )
+
+    def _what_is_wrong(self) -> str:
+        xp, s = namespace(self.frame.s), self.frame.s
+        return (
+            f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}, at which "
+            f"the kernel {self.kernel!r} takes values from {float(xp.min(self._least)):g} to "
+            f"{float(xp.max(self._largest)):g}: it must be finite and nonnegative, or W is too large"
+        )
+
+    @cached_property
+    def _least(self) -> Array:
+        xp = namespace(self.theta.M)
+        return reduce(
+            xp.minimum, [xp.min(b, axis=(-2, -1), keepdims=True) for b in self.theta.parts()]
+        )
+
+    @cached_property
+    def _largest(self) -> Array:
+        xp = namespace(self.theta.M)
+        return reduce(
+            xp.maximum, [xp.max(b, axis=(-2, -1), keepdims=True) for b in self.theta.parts()]
+        )
+
+    @cached_property
+    def rounding_level(self) -> Array:
+        """Below it theta is lost in the rounding error of sharp, or 1 / theta overflows."""
+        level, tiny = limits(self.theta.M).eps * self._largest, limits(self.theta.M).tiny
+        return namespace(level).where(level > tiny, level, tiny)
+
+    @cached_property
+    def is_regular(self) -> bool:
+        """Whether no singular value is a rounding error, and no direction is frozen."""
+        s, xp = self.frame.s, namespace(self.frame.s)
+        clear = xp.all(s > self.frame.rounding) & xp.all(self._least > self.rounding_level)
+        return certain(clear, otherwise=False)
+
+    @cached_property
+    def inverse(self) -> Blocks:
+        """The factors of flat: 1 / theta, and 0 in frozen directions."""
+        if self.is_regular:
+            return self.theta.map(lambda theta: 1 / theta)
+        xp, s, level = namespace(self.frame.s), self.frame.s, self.rounding_level
+        at_rank = self._factors(xp.where(s > self.frame.rounding, s, 0.0))
+
+        def invert(theta: Array, theta_at_rank: Array) -> Array:
+            moves = theta_at_rank > level
+            return xp.where(moves, 1 / xp.where(moves, theta, 1.0), 0.0)
+
+        return self.theta.map(invert, at_rank)
+
+    @cached_property
+    def _left(self) -> Variation:
+        """How theta varies with W W^T."""
+        frame, kernel = self.frame, self.kernel
+        leaves_both = not (frame.spans_columns or frame.spans_rows)
+        return left_variation(
+            frame.s, kernel, leaves_rows=not frame.spans_rows, leaves_both=leaves_both
+        )
+
+    @cached_property
+    def _right(self) -> Variation:
+        """How theta varies with W^T W, on transposes."""
+        frame, kernel = self.frame, self.kernel.transpose
+        if kernel is self.kernel and frame.spans_rows == frame.spans_columns:
+            return self._left
+        leaves_both = not (frame.spans_columns or frame.spans_rows)
+        return left_variation(
+            frame.s, kernel, leaves_rows=not frame.spans_columns, leaves_both=leaves_both
+        )
+
+    def moving(self, blocks: Blocks) -> Blocks:
+        """The blocks of a tangent vector without its frozen directions."""
+        if self.is_regular:
+            return blocks
+        xp = namespace(blocks.M)
+        return blocks.map(lambda b, factor: xp.where(factor > 0, b, 0.0), self.inverse)
+
+    def sharp(self, P: Blocks) -> Blocks:
+        return P.map(lambda block, theta: theta * block, self.theta)
+
+    def flat(self, Z: Blocks) -> Blocks:
+        return Z.map(lambda block, inverse: inverse * block, self.inverse)
+
+    def root(self, Z: Blocks) -> Blocks:
+        return Z.map(lambda block, theta: theta**0.5 * block, self.theta)
+
+    def pair(self, p: Blocks, X: Blocks) -> Array:
+        xp = namespace(X.M)
+        products = zip(p.parts(), X.parts(), strict=True)
+        return sum(xp.sum(a * b, axis=(-2, -1)) for a, b in products)
+
+    def sharp_derivative(self, X: Blocks, p: Blocks) -> Blocks:
+        X = self.moving(X)
+        return self._left.derivative(X, p) + self._right.derivative(X.mT, p.mT).mT
+
+    def sharp_derivative_adjoint(self, p: Blocks, q: Blocks) -> Blocks:
+        return self.moving(self._left.adjoint(p, q) + self._right.adjoint(p.mT, q.mT).mT)
+
+    def gaussian(self, rng: np.random.Generator) -> Blocks:
+        (m, n), U, Vt = self.frame.shape, self.frame.U, self.frame.Vt
+        stack, r = self.frame.s.shape[:-1], self.frame.s.shape[-1]
+        M, Up, Vp = (
+            like(self.frame.s, rng.standard_normal((*stack, size, r))) for size in (r, m, n)
+        )
+        return Blocks(
+            None if self.frame.spans_columns else Up - U @ (U.mT @ Up),
+            M,
+            None if self.frame.spans_rows else Vp - Vt.mT @ (Vt @ Vp),
+        )
+
+    def log_volume(self) -> Array:
+        r"""The sum -1/2 sum_ij ln theta(s_i, s_j) over all m n entries, with s = 0 beyond r."""
+        self._require_full_rank("the volume")
+        (m, n), r = self.frame.shape, self.frame.s.shape[-1]
+        xp = namespace(self.theta.M)
+        copies = Blocks(m - r, 1, n - r)
+        with np.errstate(divide="ignore"):  # ln 0 = -inf is right
+            logs = self.theta.map(
+                lambda theta, count: count * xp.sum(xp.log(theta), axis=(-2, -1)), copies
+            )
+        return -0.5 * sum(logs.parts())
+
+    def log_volume_gradient(self) -> Blocks:
+        r"""The blocks of U diag(d) V^T, d_i the derivative of `log_volume` in s_i."""
+        self._require_full_rank("the volume")
+        (m, n), s = self.frame.shape, self.frame.s
+        xp, r = namespace(s), s.shape[-1]
+        # A zero of theta makes the volume infinite, and its gradient has no finite value.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            d = -s * sum(
+                xp.sum(self._logarithmic_slope(variation, theta), axis=-1)
+                + (beyond and beyond * xp.linalg.diagonal(variation.edge) / edge[..., 0, :])
+                for variation, theta, edge, beyond in (
+                    (self._left, self.theta.M, self.theta.Vp, n - r),
+                    (self._right, self.theta.M.mT, self.theta.Up, m - r),
+                )
+            )
+        return self._diagonal(d)
+
+    def entropy(self) -> Array:
+        r"""The sum 1/2 sum_{i<j} ln theta(s_i, s_j)."""
+        xp = namespace(self.theta.M)
+        with np.errstate(divide="ignore"):
+            return xp.sum(xp.tril(xp.log(self.theta.M), k=-1), axis=(-2, -1)) / 2
+
+    def entropy_gradient(self) -> Blocks:
+        r"""The blocks of U diag(d) V^T, d_i the derivative of `entropy` in s_i."""
+        xp, s = namespace(self.frame.s), self.frame.s
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = self._logarithmic_slope(self._left, self.theta.M)
+            return self._diagonal(s * (xp.sum(slope, axis=-1) - xp.linalg.diagonal(slope)))
+
+    def coordinate_laplacian(self) -> Blocks:
+        r"""Delta_g W = div A + A(grad ln sqrt(det g)), with div A = U diag(d) V^T.
+
+        From the left W moves d_i by s_i (theta[s_i, s_i; s_i] + sum_k theta[s_i, s_k; s_i]), where
+        k goes over all m rows, with s_k = 0 beyond the rank; from the right it is the same of the
+        transpose.
+        """
+        self._require_full_rank("Brownian motion")
+        (m, n), s = self.frame.shape, self.frame.s
+        xp, r = namespace(s), s.shape[-1]
+        column, row = s[..., :, None], s[..., None, :]
+        d = 0.0 * s
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for kernel, beyond in ((self.kernel, m - r), (self.kernel.transpose, n - r)):
+                differences = kernel.divided_difference(column, row, column)
+                from_zero = kernel.divided_difference(s, 0.0 * s, s) if beyond else 0.0
+                total = xp.linalg.diagonal(differences) + xp.sum(differences, axis=-1)
+                d = d + xp.where(s > 0, s * (total + beyond * from_zero), 0.0)
+        return self._diagonal(d) + self.sharp(self.log_volume_gradient())
+
+    def _logarithmic_slope(self, variation: Variation, theta: Array) -> Array:
+        """The derivative of ln theta(s_i, s_j) in s_i^2."""
+        return variation.slope / theta
+
+    def _diagonal(self, d: Array) -> Blocks:
+        """The blocks of U diag(d) V^T."""
+        U, _, Vt = self.frame
+        return Blocks(
+            None if self.frame.spans_columns else 0.0 * U,
+            diagonal_matrix(d),
+            None if self.frame.spans_rows else 0.0 * Vt.mT,
+        )
+
+    def _require_full_rank(self, what: str) -> None:
+        if not (self.frame.spans_columns or self.frame.spans_rows):
+            raise ValueError(f"{what} is known on matrices of full rank only")
+
+
+class Vectors(Protocol):
+    """Vectors of some form at a point, which a frame splits into blocks."""
+
+    def split(self, name: str, vector: Any) -> Blocks:
+        """The blocks of a vector; what is wrong with it is said under its name."""
+
+    def join(self, blocks: Blocks) -> Any:
+        """The vector that has these blocks."""
+
+
+class DenseVectors:
+    """Matrices of the shape of a point.
+
+    Parameters
+    ----------
+    W : array (..., m, n)
+        The point.
+    frame : Frame
+        Its frame.
+    """
+
+    def __init__(self, W: Array, frame: Frame) -> None:
+        self._W, self._frame = W, frame
+
+    def split(self, name: str, vector: Array) -> Blocks:
+        """The blocks of a matrix."""
+        blocks = self._frame.split(matching_matrix(name, vector, "W", self._W))
+        xp = namespace(blocks.M)
+        # NaN and infinity spread to all of a product: M tells of them at the least cost.
+        if not certain(xp.all(xp.isfinite(blocks.M)), otherwise=True):
+            finite(name, vector)
+            raise NotFiniteError(f"{name} and W lead out of the range of {self._W.dtype}")
+        return blocks
+
+    def join(self, blocks: Blocks) -> Array:
+        """The matrix that has these blocks."""
+        return self._frame.join(blocks)
+
+
+class SpectralAt(MetricAt):
+    """A spectral metric at a point, on vectors of any form.
+
+    Parameters
+    ----------
+    at : FrameAt
+        The metric on blocks.
+    vectors : Vectors
+        What splits vectors into blocks, and joins them.
+    """
+
+    def __init__(self, at: FrameAt, vectors: Vectors) -> None:
+        self.at, self._vectors = at, vectors
+
+    def in_frame(self) -> tuple[Any, Any, Any]:
+        """The metric on blocks, with the maps of vectors there and back."""
+        return self.at, self._vectors.split, self._vectors.join
+
+    def sharp(self, P: Any) -> Any:
+        return self._vectors.join(self.at.sharp(self._vectors.split("P", P)))
+
+    def flat(self, Z: Any) -> Any:
+        return self._vectors.join(self.at.flat(self._vectors.split("Z", Z)))
+
+    def root(self, Z: Any) -> Any:
+        return self._vectors.join(self.at.root(self._vectors.split("Z", Z)))
+
+    def pair(self, p: Any, X: Any) -> Array:
+        return self.at.pair(self._vectors.split("p", p), self._vectors.split("X", X))
+
+    def sharp_derivative(self, X: Any, p: Any) -> Any:
+        X, p = self._vectors.split("X", X), self._vectors.split("p", p)
+        return self._vectors.join(self.at.sharp_derivative(X, p))
+
+    def sharp_derivative_adjoint(self, p: Any, q: Any) -> Any:
+        p, q = self._vectors.split("p", p), self._vectors.split("q", q)
+        return self._vectors.join(self.at.sharp_derivative_adjoint(p, q))
+
+    def gaussian(self, rng: np.random.Generator) -> Any:
+        return self._vectors.join(self.at.gaussian(rng))
+
+    def log_volume(self) -> Array:
+        return self.at.log_volume()
+
+    def log_volume_gradient(self) -> Any:
+        return self._vectors.join(self.at.log_volume_gradient())
+
+    def entropy(self) -> Array:
+        """The logarithm of the volume of the balanced layers: see `DeepLinearMetric.entropy`."""
+        return self.at.entropy()
+
+    def entropy_gradient(self) -> Any:
+        """The Euclidean gradient of the entropy: see `DeepLinearMetric.entropy_gradient`."""
+        return self._vectors.join(self.at.entropy_gradient())
+
+    def coordinate_laplacian(self) -> Any:
+        return self._vectors.join(self.at.coordinate_laplacian())
