@@ -8,8 +8,8 @@ pymanopt's optimizers, and the networks and flows to compare it with.
 from importlib.metadata import version
 
 from riemdln.completion import MatrixCompletion
-from riemdln.geodesics import GeodesicError
 from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, network_flow
+from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
 from riemdln.manifolds import FixedRank, FullRank
 from riemdln.metrics import DeepLinearMetric, KroneckerMetric, Metric, SpectralMetric

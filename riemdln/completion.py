@@ -13,8 +13,8 @@ from scipy.sparse import coo_array, csr_array, issparse
 from scipy.sparse.linalg import svds
 from tqdm.auto import tqdm
 
-from riemdln._memory import Memory
 from riemdln._arrays import floating_array, integer, random_generator
+from riemdln._memory import Memory
 from riemdln.manifolds import FixedRank, FixedRankPoint
 
 __all__ = ["MatrixCompletion"]

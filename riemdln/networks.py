@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from riemdln._ambient import ambient_matrix
 from riemdln._arrays import (
     chained_layers,
     finite_array,
@@ -21,7 +22,6 @@ from riemdln._arrays import (
     nonnegative_number,
     random_generator,
 )
-from riemdln._ambient import ambient_matrix
 from riemdln.metrics._frame import Frame, singular_frame
 
 __all__ = ["balanced_layers", "end_to_end", "imbalance", "layer_gradients", "random_layers"]

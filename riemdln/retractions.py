@@ -1,21 +1,37 @@
-"""Retractions that know nothing of the metric."""
+"""Retractions: how a step X leaves a matrix W.
+
+A retraction is a function ``retraction(W, X)`` of two m x n matrices. What is listed here by name
+makes one for a metric.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import polar
 
-from riemdln._arrays import finite
+from riemdln._arrays import finite, finite_matrix, point_of_shape
+from riemdln.geodesics import exponential
+from riemdln.metrics import Metric
 
-__all__ = ["linear_retraction", "polar_retraction"]
+__all__ = [
+    "RETRACTIONS",
+    "Retraction",
+    "linear_retraction",
+    "polar_retraction",
+    "second_order_retraction",
+]
 
 Matrix = NDArray[np.floating[Any]]
+Retraction = Callable[[Matrix, Matrix], Matrix]
 
 
 def linear_retraction(W: Matrix, X: Matrix) -> Matrix:
-    """W + X.
+    """The step W + X.
 
     Parameters
     ----------
@@ -29,10 +45,38 @@ def linear_retraction(W: Matrix, X: Matrix) -> Matrix:
     return W + X
 
 
-def polar_retraction(W: Matrix, X: Matrix) -> Matrix:
-    """Where a step X leads that moves the factors of W = Q R^2, and so crosses no lower rank.
+def second_order_retraction(metric: Metric, W: Matrix, X: Matrix) -> Matrix:
+    r"""The step W + X - Gamma_W(X, X) / 2, which follows the geodesic to second order.
 
-    Q has orthonormal columns and R is symmetric and positive definite (of a wide W, that of the
+    Parameters
+    ----------
+    metric : Metric
+        The metric.
+    W, X : array (m, n)
+        The point and the tangent vector.
+
+    Returns
+    -------
+    array (m, n)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from riemdln import DeepLinearMetric
+    >>> from riemdln.retractions import second_order_retraction
+    >>> one = np.ones((1, 1))  # the geodesic at depth 2 is (1 + t / 2)^2 w
+    >>> second_order_retraction(DeepLinearMetric(2), one, one)
+    array([[2.25]])
+    """
+    W = finite_matrix("W", W)
+    X = finite_matrix("X", point_of_shape("X", X, W.shape))
+    return W + X - metric.christoffel(W, X, X) / 2
+
+
+def polar_retraction(W: Matrix, X: Matrix) -> Matrix:
+    """A step that moves the factors of W = Q R^2, and so keeps the sign of a determinant.
+
+    Q has orthonormal columns and R is symmetric and positive definite (of a wide W, those of the
     transpose). Along X they move by dQ and dR; the step leads to the polar factor of Q + dQ times
     (R + dR)^2. A square matrix keeps the sign of its determinant, however long the step is; for
     some lengths the determinant is zero.
@@ -65,5 +109,24 @@ def polar_retraction(W: Matrix, X: Matrix) -> Matrix:
     stretch = M - turn * s
     root = np.diag(np.sqrt(s)) + stretch / (np.sqrt(s)[:, None] + np.sqrt(s))
     leaving = (X @ Vt.T - U @ M) / s
-    left, _, right = np.linalg.svd(U + U @ turn + leaving, full_matrices=False)
-    return left @ right @ root @ root @ Vt
+    moved, _ = polar(U + U @ turn + leaving)
+    return moved @ root @ root @ Vt
+
+
+def _network(metric: Any) -> Retraction:
+    if not float(getattr(metric, "depth", np.nan)).is_integer():
+        raise ValueError(
+            f"retraction 'network' needs a metric of whole depth, whose layers take the step, got "
+            f"{metric!r}"
+        )
+    return metric.network_retraction
+
+
+# From a name to what makes the retraction of a metric.
+RETRACTIONS: dict[str, Callable[[Metric], Retraction]] = {
+    "linear": lambda metric: linear_retraction,
+    "second_order": lambda metric: partial(second_order_retraction, metric),
+    "geodesic": lambda metric: partial(exponential, metric),
+    "polar": lambda metric: polar_retraction,
+    "network": _network,
+}

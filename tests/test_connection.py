@@ -12,8 +12,8 @@ from pymanopt.optimizers import NelderMead, ParticleSwarm, TrustRegions
 from riemdln import DeepLinearMetric, FullRank, GeodesicError, KroneckerMetric, SpectralMetric
 from riemdln.geodesics import geodesic_between
 from riemdln.checks import check_hessian, check_retraction
-from riemdln.geodesics import exponential, geodesic, hessian
-from riemdln.kernels import theta
+from riemdln.geodesics import exponential, geodesic
+from riemdln.kernels import DeepLinearKernel
 from riemdln.retractions import polar_retraction
 from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
 
@@ -140,7 +140,7 @@ def test_the_derivative_goes_on_smoothly_to_lower_rank(rng):
             tangent = metric.sharp(W, X)
             assert np.isfinite(metric.sharp_derivative(W, tangent, P)).all()
             assert np.isfinite(metric.sharp_derivative_adjoint(W, P, X)).all()
-            hess = hessian(metric, W, tangent, P, X)
+            hess = metric.at(W).hessian(tangent, P, X)
             assert np.isfinite(hess).all()
 
 
@@ -312,7 +312,7 @@ def test_one_row_or_column_is_a_flat_cone(rng, shape, depth):
     np.testing.assert_allclose(manifold.exp(a, manifold.log(a, b)), b, atol=1e-8)
     halfway = manifold.exp(a, 0.5 * manifold.log(a, b))
     np.testing.assert_allclose(manifold.pair_mean(a, b), halfway, atol=1e-8)
-    kernel_only = SpectralMetric(lambda s, t: theta(s, t, depth))
+    kernel_only = SpectralMetric(lambda s, t: DeepLinearKernel(depth)(s, t))
     assert FullRank(*shape, kernel_only).dist(a, b) == pytest.approx(expected, rel=1e-6)
 
 

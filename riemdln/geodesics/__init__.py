@@ -1,6 +1,10 @@
 """Geodesics of any metric: from a point with a velocity, and between two points."""
 
 from riemdln.geodesics._boundary_value import geodesic_between
-from riemdln.geodesics._initial_value import Geodesic, GeodesicError, exponential, geodesic, hessian
+from riemdln.geodesics._initial_value import exponential, geodesic
+from riemdln.geodesics._results import Geodesic, GeodesicError
 
-__all__ = ["Geodesic", "GeodesicError", "exponential", "geodesic", "geodesic_between", "hessian"]
+__all__ = ["Geodesic", "GeodesicError", "exponential", "geodesic", "geodesic_between"]
+
+for _public in (Geodesic, GeodesicError, exponential, geodesic, geodesic_between):
+    _public.__module__ = __name__

@@ -12,12 +12,22 @@ from typing import Any
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import schur
 from scipy.optimize import NoConvergence, newton_krylov
 
-from riemdln._arrays import NotFiniteError, finite_matrix, point_of_shape, positive_number
-from riemdln.geodesics._initial_value import Geodesic, GeodesicError, require_full_rank
+from riemdln._arrays import (
+    Array,
+    NotFiniteError,
+    finite_matrix,
+    increasing_times,
+    like,
+    point_of_shape,
+    positive_number,
+    to_numpy,
+)
+from riemdln.geodesics._initial_value import require_full_rank
+from riemdln.geodesics._results import Geodesic, GeodesicError
 from riemdln.metrics import Metric
 
 __all__ = ["geodesic_between"]
@@ -30,9 +40,14 @@ _DEGREES = (8, 16, 32, 64, 128, 256)
 
 
 def geodesic_between(
-    metric: Metric, W_a: Matrix, W_b: Matrix, *, tolerance: float = 1e-8
+    metric: Metric,
+    W_a: Array,
+    W_b: Array,
+    times: ArrayLike | None = None,
+    *,
+    tolerance: float = 1e-8,
 ) -> Geodesic:
-    """The geodesic from one point to another.
+    """The geodesic from one point, at time 0, to another one, at time 1.
 
     W'' + Gamma_W(W', W') = 0 is solved for a polynomial in time that takes the given values at
     its ends, by Newton's method with a Krylov solver, at more and more points until the speed is
@@ -47,6 +62,9 @@ def geodesic_between(
         The metric.
     W_a, W_b : array (m, n)
         The points, of full rank.
+    times : array_like (K,), optional
+        Strictly increasing times from 0 to 1 at which the geodesic is given; by default the
+        Chebyshev points of [0, 1] that it was found at, with 1/2 in the middle.
     tolerance : float
         How much the squared speed may vary along the geodesic, relatively.
 
@@ -73,18 +91,41 @@ def geodesic_between(
     >>> geodesic = geodesic_between(DeepLinearMetric(2), np.diag([1.0, 4.0]), np.diag([4.0, 9.0]))
     >>> round(geodesic.length, 9)  # sqrt(2) |(1, 2) - (2, 3)|
     2.0
+    >>> middle = geodesic_between(DeepLinearMetric(2), np.eye(1), 9 * np.eye(1), [0.5]).points
+    >>> np.round(middle, 9)  # the square root moves evenly
+    array([[[4.]]])
     """
     tolerance = positive_number("tolerance", tolerance)
-    W_a = finite_matrix("W_a", W_a)
-    W_b = finite_matrix("W_b", point_of_shape("W_b", W_b, W_a.shape))
+    given = finite_matrix("W_a", W_a)
+    W_b = finite_matrix("W_b", point_of_shape("W_b", W_b, given.shape))
+    W_a, W_b = (to_numpy(W).astype(np.float64) for W in (given, W_b))
+    if times is not None:
+        times = increasing_times("times", times)
+        if not (times[0] >= 0 and times[-1] <= 1):
+            raise ValueError(f"times must be from 0 to 1, got {times}")
     _require_connected(metric, W_a, W_b)
-    times = _chebyshev_points(_DEGREES[0])
+    wanted = _chebyshev_points(_DEGREES[0]).copy() if times is None else times
     if np.array_equal(W_a, W_b):
-        path = np.broadcast_to(W_a, (len(times), *W_a.shape))
-        return Geodesic(times.copy(), path.copy(), np.zeros_like(path), 0.0)
-    known = metric.known_geodesic(W_a, W_b, times)
-    if known is not None:
-        return Geodesic(times.copy(), *known)
+        still = W_a + 0.0 * wanted[:, None, None]
+        known = still, 0.0 * still, 0.0
+    else:
+        known = metric.known_geodesic(W_a, W_b, wanted)
+    if known is None:
+        found = _solution(metric, W_a, W_b, tolerance)
+        if times is not None:
+            found = Geodesic(
+                wanted,
+                _resample(found.points, wanted),
+                _resample(found.velocities, wanted),
+                found.length,
+            )
+        wanted, *known = found
+    points, velocities, length = known
+    return Geodesic(wanted, like(given, points), like(given, velocities), length)
+
+
+def _solution(metric: Metric, W_a: Matrix, W_b: Matrix, tolerance: float) -> Geodesic:
+    """The geodesic between two points, where no closed form is known."""
     guess, failure = _straight_path(W_a, W_b), ""
     if metric.ends_at_lower_rank:
         guess = _polar_path(W_a, W_b)
@@ -94,7 +135,7 @@ def geodesic_between(
             failure = f"Newton's method did not converge, and reached {reached:.3g} of the way"
             continue
         for degree in _DEGREES[start:]:
-            finer = _solve(metric, _resample(coarse, degree), 1e-11)
+            finer = _solve(metric, _resample(coarse, _chebyshev_points(degree)), 1e-11)
             if finer is None:
                 break
             coarse = finer
@@ -115,10 +156,7 @@ def geodesic_between(
 def _as_geodesic(metric: Metric, path: Matrix) -> tuple[Geodesic, float]:
     """The geodesic along a path, and how much the squared speed varies, relatively."""
     velocities = _along_time(_differentiation(len(path) - 1), path)
-    if metric.takes_stacks:
-        squares = metric.inner(path, velocities, velocities)
-    else:
-        squares = np.array([metric.inner(W, X, X) for W, X in zip(path, velocities, strict=True)])
+    squares = metric.at(path).inner(velocities, velocities)
     mean = float(np.mean(squares))
     length = float(np.sqrt(mean))
     found = Geodesic(_chebyshev_points(len(path) - 1).copy(), path, velocities, length)
@@ -161,11 +199,7 @@ def _solve(metric: Metric, path: Matrix, tolerance: float) -> Matrix | None:
     def residual(inner: Matrix) -> Matrix:
         trial = np.concatenate([path[:1], inner, path[-1:]])
         velocities = _along_time(first, trial)[1:-1]
-        if metric.takes_stacks:
-            gamma = metric.christoffel(inner, velocities, velocities)
-        else:
-            pairs = zip(inner, velocities, strict=True)
-            gamma = np.stack([metric.christoffel(W, X, X) for W, X in pairs])
+        gamma = metric.at(inner).christoffel(velocities, velocities)
         return inner - straight + _along_time(inside, gamma)
 
     # The residual has to be small where the path is small, but above its rounding errors. The
@@ -255,11 +289,13 @@ def _along_time(matrix: Matrix, path: Matrix) -> Matrix:
     return np.tensordot(matrix, path, axes=1)
 
 
-def _resample(path: Matrix, degree: int) -> Matrix:
-    """The values of the same polynomial at the Chebyshev points of another degree."""
-    old, new = (2 * _chebyshev_points(d) - 1 for d in (len(path) - 1, degree))
-    vandermonde = chebyshev.chebvander(old, len(path) - 1)
-    return _along_time(chebyshev.chebvander(new, len(path) - 1) @ np.linalg.inv(vandermonde), path)
+def _resample(path: Matrix, times: Matrix) -> Matrix:
+    """The values at other times of the polynomial that a path gives at its Chebyshev points."""
+    degree = len(path) - 1
+    vandermonde = chebyshev.chebvander(2 * _chebyshev_points(degree) - 1, degree)
+    return _along_time(
+        chebyshev.chebvander(2 * times - 1, degree) @ np.linalg.inv(vandermonde), path
+    )
 
 
 @cache

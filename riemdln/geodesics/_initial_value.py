@@ -1,76 +1,36 @@
-"""The Levi-Civita connection of any metric: Hessians and geodesics.
-
-All of it follows from the cometric and its derivative. Geodesics between two given points are found
-in `riemdln.geodesics`.
-"""
+"""Geodesics from a point with a velocity, for any metric."""
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
 from riemdln._arrays import (
+    Array,
     NotFiniteError,
     finite_matrix,
     increasing_times,
+    like,
     point_of_shape,
     positive_number,
+    to_numpy,
 )
+from riemdln.geodesics._results import Geodesic, GeodesicError
 from riemdln.metrics import Metric
+from riemdln.metrics._frame import singular_frame
 
-__all__ = [
-    "Geodesic",
-    "GeodesicError",
-    "exponential",
-    "geodesic",
-    "hessian",
-    "second_order_retraction",
-]
-
-Matrix = NDArray[np.floating[Any]]
+__all__ = ["exponential", "geodesic", "require_full_rank"]
 
 
-class GeodesicError(RuntimeError):
-    """A geodesic runs into a matrix of lower rank, or none was found between two points."""
-
-
-class Geodesic(NamedTuple):
-    """A geodesic at K times.
-
-    Attributes
-    ----------
-    times : array (K,)
-        The times; of a geodesic between two points the Chebyshev points of [0, 1], with 1/2 in
-        the middle.
-    points, velocities : array (K, m, n)
-        The matrices W(t) and their derivatives W'(t).
-    length : float
-        The length from the first time to the last.
-    """
-
-    times: NDArray[np.floating[Any]]
-    points: Matrix
-    velocities: Matrix
-    length: float
-
-
-def hessian(
-    metric: Metric,
-    W: Matrix,
-    X: Matrix,
-    euclidean_gradient: Matrix,
-    euclidean_hessian: Matrix,
-) -> Matrix:
-    r"""The Riemannian Hessian of a cost E along a tangent vector.
-
-    .. math::
-
-        \mathrm{Hess}\, E[X] = A(D^2E[X]) + \tfrac12 DA[X] p - \tfrac12 DA[A p] x
-                             + \tfrac12 A(\Xi(x, p)), \qquad p = \nabla E, \quad x = A^{-1} X
+def exponential(
+    metric: Metric, W: Array, X: Array, *, rtol: float = 1e-11, rank: int | None = None
+) -> Array:
+    """The point that the geodesic from W with velocity X reaches in unit time.
 
     Parameters
     ----------
@@ -78,72 +38,8 @@ def hessian(
         The metric.
     W, X : array (m, n)
         The point and the tangent vector.
-    euclidean_gradient, euclidean_hessian : array (m, n)
-        The Euclidean gradient of E at W, and the derivative of the Euclidean gradient along X.
-
-    Returns
-    -------
-    array (m, n)
-
-    References
-    ----------
-    - N. Boumal. An introduction to optimization on smooth manifolds. 2023, section 5.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from riemdln import DeepLinearMetric
-    >>> from riemdln.geodesics import hessian
-    >>> one = np.ones((1, 1))  # E(w) = w under A = 2 w: E is r^2 / 2 in arc length r = sqrt(2 w)
-    >>> hessian(DeepLinearMetric(2), 3 * one, one, one, 0 * one)
-    array([[1.]])
-    """
-    p = euclidean_gradient
-    if metric.is_constant:
-        return metric.sharp(W, euclidean_hessian)
-    x = metric.flat(W, X)
-    lifted = metric.sharp(W, euclidean_hessian + metric.sharp_derivative_adjoint(W, x, p) / 2)
-    along_gradient = metric.sharp_derivative(W, metric.sharp(W, p), x)
-    return lifted + (metric.sharp_derivative(W, X, p) - along_gradient) / 2
-
-
-def second_order_retraction(metric: Metric, W: Matrix, X: Matrix) -> Matrix:
-    r"""Where a step X leads that follows the geodesic to second order, W + X - Gamma_W(X, X) / 2.
-
-    Parameters
-    ----------
-    metric : Metric
-        The metric.
-    W, X : array (m, n)
-        The point and the tangent vector.
-
-    Returns
-    -------
-    array (m, n)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from riemdln import DeepLinearMetric
-    >>> from riemdln.geodesics._initial_value import second_order_retraction
-    >>> one = np.ones((1, 1))  # the geodesic at depth 2 is (1 + t / 2)^2 w
-    >>> second_order_retraction(DeepLinearMetric(2), one, one)
-    array([[2.25]])
-    """
-    W = finite_matrix("W", W)
-    X = finite_matrix("X", point_of_shape("X", X, W.shape))
-    return W + X - metric.christoffel(W, X, X) / 2
-
-
-def exponential(metric: Metric, W: Matrix, X: Matrix, *, rank: int | None = None) -> Matrix:
-    """Where the geodesic from W with velocity X leads in unit time.
-
-    Parameters
-    ----------
-    metric : Metric
-        The metric.
-    W, X : array (m, n)
-        The point and the tangent vector.
+    rtol : float
+        The relative tolerance of the integrator.
     rank : int, optional
         The rank of the matrices: see `geodesic`.
 
@@ -166,13 +62,13 @@ def exponential(metric: Metric, W: Matrix, X: Matrix, *, rank: int | None = None
     array([[4., 0.],
            [0., 9.]])
     """
-    return geodesic(metric, W, X, [0.0, 1.0], rank=rank).points[-1]
+    return geodesic(metric, W, X, [0.0, 1.0], rtol=rtol, rank=rank).points[-1]
 
 
 def geodesic(
     metric: Metric,
-    W: Matrix,
-    X: Matrix,
+    W: Array,
+    X: Array,
     times: ArrayLike,
     *,
     rtol: float = 1e-11,
@@ -200,7 +96,7 @@ def geodesic(
         The relative tolerance of the integrator.
     rank : int, optional
         The rank of the matrices; by default they are of full rank. A metric at a lower rank is
-        that of `SpectralMetric.at_rank`.
+        that of `SpectralMetric.at` with this rank.
     max_evaluations : int
         How often the equation may be evaluated. A geodesic takes some hundreds; one that comes
         closer and closer to lower rank takes any number.
@@ -223,26 +119,27 @@ def geodesic(
     >>> np.round(geodesic(DeepLinearMetric(2), one, one, [0.0, 1.0, 2.0]).points.ravel(), 9)
     array([1.  , 2.25, 4.  ])
     """
-    W = finite_matrix("W", W)
-    X = finite_matrix("X", point_of_shape("X", X, W.shape))
+    given = finite_matrix("W", W)
+    X = to_numpy(finite_matrix("X", point_of_shape("X", X, given.shape))).astype(np.float64)
+    W = to_numpy(given).astype(np.float64)
     times, rtol = increasing_times("times", times), positive_number("rtol", rtol)
     duration = times[-1] - times[0]
-    momentum = metric.flat(W, X)
-    if not momentum.any():
-        X = 0.0 * X  # frozen
-    if metric.is_constant or duration == 0 or not X.any():
-        path = W + (times - times[0])[:, None, None] * X
-        length = duration * np.sqrt(metric.inner(W, X, X))
-        return Geodesic(times, path, np.broadcast_to(X, path.shape).copy(), float(length))
-
+    metric_at = metric.at if rank is None else partial(metric.at, rank=rank)
+    start = metric_at(W)
+    momentum = start.flat(X)
     if metric.ends_at_lower_rank:
         require_full_rank("point", W, rank)
+    length = float(duration * np.sqrt(start.inner(X, X)))
+    if duration == 0 or length == 0:
+        path = W + 0.0 * times[:, None, None]
+        velocity_there = X if momentum.any() else 0.0 * X  # a frozen direction leads nowhere
+        return _as_given(given, times, path, 0.0 * path + velocity_there, length)
 
-    metric.sharp_derivative_adjoint(W, momentum, momentum)  # says what is wrong at the start
+    start.sharp_derivative_adjoint(momentum, momentum)  # says what is wrong at the start
     evaluations, smallest = count(), np.linalg.svd(W, compute_uv=False)[:rank][-1]
     size = max(float(np.linalg.norm(W)), duration * float(np.linalg.norm(X)))
 
-    def velocity(time: float, state: Matrix) -> Matrix:
+    def velocity(time: float, state: Array) -> Array:
         if next(evaluations) > max_evaluations:
             raise GeodesicError(
                 f"the geodesic was followed up to time {time:.6g} only, which took "
@@ -251,12 +148,13 @@ def geodesic(
             )
         point, p = state.reshape(2, *W.shape)
         try:
-            pull = metric.sharp_derivative_adjoint(point, p, p)
-            return np.concatenate([metric.sharp(point, p).ravel(), -pull.ravel() / 2])
+            at = metric_at(point)
+            pull = at.sharp_derivative_adjoint(p, p)
+            return np.concatenate([at.sharp(p).ravel(), -pull.ravel() / 2])
         except NotFiniteError:  # a trial step that overflows is shortened
             return np.full_like(state, np.nan)
 
-    def rank_margin(time: float, state: Matrix) -> float:
+    def rank_margin(time: float, state: Array) -> float:
         s = np.linalg.svd(state[: W.size].reshape(W.shape), compute_uv=False)[:rank]
         # All singular values may go to zero together, or the last one start near zero.
         return float(s[-1] - min(max(1e-8 * s[0], 1e-12 * size), 1e-4 * smallest))
@@ -282,16 +180,20 @@ def geodesic(
                 f"{solution.t_events[0][0]:.6g}; a shorter tangent vector stops before it"
             )
         raise GeodesicError(f"the geodesic was not followed to its end: {solution.message}")
-    states = solution.y.T.reshape(len(times), 2, *W.shape).astype(W.dtype, copy=False)
-    points, momenta = states.swapaxes(0, 1)
-    velocities = np.stack([metric.sharp(V, p) for V, p in zip(points, momenta, strict=True)])
-    return Geodesic(times, points, velocities, float(duration * np.sqrt(metric.inner(W, X, X))))
+    points, momenta = solution.y.T.reshape(len(times), 2, *W.shape).swapaxes(0, 1)
+    velocities = np.stack([metric_at(V).sharp(p) for V, p in zip(points, momenta, strict=True)])
+    return _as_given(given, times, points, velocities, length)
 
 
-def require_full_rank(name: str, W: Matrix, rank: int | None = None) -> None:
+def _as_given(W: Array, times: Array, points: Array, velocities: Array, length: float) -> Geodesic:
+    return Geodesic(times, like(W, points), like(W, velocities), length)
+
+
+def require_full_rank(name: str, W: Array, rank: int | None = None) -> None:
     """Raise a GeodesicError where a matrix is of lower rank, up to rounding error."""
-    s = np.linalg.svd(W, compute_uv=False)[:rank]
-    if not s[-1] > 1e-12 * s[0]:
+    frame = singular_frame(W).at_rank(rank)
+    if not frame.s[-1] > frame.rounding[-1]:
         raise GeodesicError(
-            f"the {name} is of lower rank: its singular values range from {s[0]:.1e} to {s[-1]:.1e}"
+            f"the {name} is of lower rank: its singular values range from {frame.s[0]:.1e} to "
+            f"{frame.s[-1]:.1e}"
         )

@@ -6,16 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pymanopt.manifolds.manifold import Manifold
 from pymanopt.tools import ndarraySequenceMixin
 
-from riemdln._arrays import NotFiniteError, floating_array, integer, random_generator
 from riemdln._ambient import Ambient, Rest, ambient_matrix, finite_block, is_low_rank
-from riemdln.geodesics import geodesic_between
-from riemdln.geodesics import Geodesic, GeodesicError, exponential, hessian
+from riemdln._arrays import floating_array, integer
+from riemdln.geodesics import GeodesicError, exponential, geodesic_between
+from riemdln.manifolds._base import Connection, MetricManifold
+from riemdln.metrics import MetricAt, SpectralMetric
 from riemdln.metrics._frame import Blocks, Frame
-from riemdln.metrics import SpectralMetric
-from riemdln.metrics.spectral import SpectralPoint
+from riemdln.metrics._spectral_at import SpectralAt
 
 __all__ = ["FixedRank", "FixedRankPoint", "FixedRankVector"]
 
@@ -70,9 +69,6 @@ class FixedRankVector(ndarraySequenceMixin, _Vector):
         What leaves the row space: vt Vp = 0.
     """
 
-    # What a covector has outside the tangent space.
-    rest: Rest | None = None
-
     def __add__(self, other: tuple[Matrix, ...]) -> FixedRankVector:  # type: ignore[override]
         return FixedRankVector(*(a + b for a, b in zip(self, other, strict=True)))
 
@@ -91,7 +87,7 @@ class FixedRankVector(ndarraySequenceMixin, _Vector):
         return FixedRankVector(*(-block for block in self))
 
 
-class FixedRank(Manifold):
+class FixedRank(MetricManifold):
     r"""The manifold of m x n matrices of rank k, with a spectral metric of one's choice.
 
     A deep linear network with a narrow layer of width k lives on these matrices. Points and tangent
@@ -114,7 +110,7 @@ class FixedRank(Manifold):
     Raises
     ------
     TypeError, ValueError
-        If an argument is none of the above, or the metric freezes the row or column space, as
+        If an argument is not as described, or the metric freezes the row or column space, as
         that of infinite depth does.
 
     Notes
@@ -162,11 +158,9 @@ class FixedRank(Manifold):
         m, n, k = integer("m", m), integer("n", n), integer("k", k)
         if k > min(m, n):
             raise ValueError(f"k must be at most min(m, n) = {min(m, n)}, got {k}")
-        if not isinstance(metric, SpectralMetric):
+        if not hasattr(metric, "at_frame"):
             raise TypeError(f"metric must be a SpectralMetric, got {metric!r}")
         self._shape, self._k = (m, n), k
-        self._metric = metric
-        self._rng = random_generator("rng", rng)
         small = Frame(np.eye(min(m, k + 1), k), np.ones(k), np.eye(k, min(n, k + 1)))
         if not metric.at_frame(small).is_regular:
             raise ValueError(
@@ -174,42 +168,20 @@ class FixedRank(Manifold):
                 "theta(s, 0) = 0, so that the metric does not exist there"
             )
         name = f"Manifold of {m}x{n} matrices of rank {k} with {metric!r}"
-        super().__init__(name, (m + n - k) * k, point_layout=3)
+        super().__init__(name, (m + n - k) * k, metric, rng, point_layout=3)
 
     def __repr__(self) -> str:
         return f"FixedRank({self._shape[0]}, {self._shape[1]}, {self._k}, {self._metric!r})"
-
-    @property
-    def metric(self) -> SpectralMetric:
-        """The metric."""
-        return self._metric
 
     @property
     def typical_dist(self) -> float:
         """The scale of the manifold, its dimension, as FixedRankEmbedded has it."""
         return float(self.dim)
 
-    def inner_product(
-        self, point: FixedRankPoint, tangent_vector_a: Any, tangent_vector_b: Any
-    ) -> np.float64:
-        """The metric's inner product g_W(X, Y)."""
-        at: Any = self._at(point)
-        x = self._blocks("tangent_vector_a", tangent_vector_a)
-        y = self._blocks("tangent_vector_b", tangent_vector_b)
-        # In this order no product underflows.
-        terms = (
-            np.einsum("ij,ij->", a, b * factor)
-            for a, b, factor in zip(x, y, at.inverse, strict=True)
-            if a is not None
-        )
-        return np.float64(sum(terms))
-
-    def norm(self, point: FixedRankPoint, tangent_vector: Any) -> np.float64:
-        """The norm sqrt(g_W(X, X)) of a tangent vector; NaN of one that is NaN everywhere."""
-        if _is_undefined(tangent_vector):
-            return np.float64(np.nan)
-        square = self.inner_product(point, tangent_vector, tangent_vector)
-        return np.sqrt(np.maximum(square, 0.0))
+    def at(self, point: FixedRankPoint) -> MetricAt:
+        """The metric at a point, on vectors (Up, M, Vp)."""
+        at = self._metric.at_frame(self._frame(point))  # type: ignore[attr-defined]
+        return SpectralAt(at, _FactoredVectors(self, at.frame))
 
     def projection(self, point: FixedRankPoint, vector: Any) -> FixedRankVector:
         """The orthogonal projection of an m x n matrix on the tangent space.
@@ -225,8 +197,8 @@ class FixedRank(Manifold):
         -------
         FixedRankVector
         """
-        frame: Any = self._at(point).frame
-        return self._split(frame, ambient_matrix("vector", vector, self._shape))
+        Z = ambient_matrix("vector", vector, self._shape)
+        return self._vector(self._split(self._frame(point), Z))
 
     def to_tangent_space(self, point: FixedRankPoint, vector: Any) -> FixedRankVector:
         """(Up, M, Vp) with what rounding errors left of u^T Up and vt Vp taken away."""
@@ -240,17 +212,6 @@ class FixedRank(Manifold):
         (u, R_u), (v, R_v) = (np.linalg.qr(self._rng.standard_normal((size, k))) for size in (m, n))
         s = np.sort(self._rng.uniform(size=k))[::-1]
         return FixedRankPoint(u * np.sign(np.diag(R_u)), s, (v * np.sign(np.diag(R_v))).T)
-
-    def random_tangent_vector(self, point: FixedRankPoint) -> FixedRankVector:
-        """A random tangent vector of norm one: the normalized sharp of a random covector."""
-        (m, n), k = self._shape, self._k
-        sizes = (m, k), (k, k), (n, k)
-        covector = self.to_tangent_space(point, [self._rng.standard_normal(size) for size in sizes])
-        vector = self.sharp(point, covector)
-        norm = self.norm(point, vector)
-        if not norm > 0:
-            raise ValueError("point has no tangent vector of norm one: every direction is frozen")
-        return vector / norm
 
     def zero_vector(self, point: FixedRankPoint) -> FixedRankVector:
         """The zero vector."""
@@ -277,16 +238,12 @@ class FixedRank(Manifold):
 
         A step that is undefined, with NaN in all its entries, leads nowhere.
         """
-        frame: Any = self._at(point).frame
-        k = self._k
-        try:
-            X = self._blocks("tangent_vector", tangent_vector)
-        except NotFiniteError:
-            if _is_undefined(tangent_vector):
-                return FixedRankPoint(*point)
-            raise
+        return super().retraction(point, tangent_vector)
+
+    def _retract(self, point: FixedRankPoint, tangent_vector: Blocks) -> FixedRankPoint:
+        frame, X, k = self._frame(point), tangent_vector, self._k
         Q_u, R_u = _orthonormal_complement(frame.U, X.Up)
-        Q_v, R_v = _orthonormal_complement(frame.Vt.T, None if X.Vpt is None else X.Vpt.T)
+        Q_v, R_v = _orthonormal_complement(frame.Vt.T, X.Vp)
         corner = np.zeros((len(R_u), len(R_v)), dtype=X.M.dtype)
         core = np.block([[np.diag(frame.s) + X.M, R_v.T], [R_u, corner]])
         left, s, right = np.linalg.svd(core)
@@ -295,11 +252,11 @@ class FixedRank(Manifold):
         return FixedRankPoint(u, s[:k], v.T)
 
     def exp(self, point: FixedRankPoint, tangent_vector: Any) -> FixedRankPoint:
-        """Where the geodesic with this velocity leads.
+        """The point that the geodesic with this velocity reaches.
 
         The metric does not change when rows or columns are turned, so a geodesic stays in
         the span of the columns of u and Up, and of v and Vp: it is that of a 2k x 2k matrix of
-        rank k (see `connection.geodesic`).
+        rank k (see `geodesics.geodesic`).
 
         Raises
         ------
@@ -307,52 +264,33 @@ class FixedRank(Manifold):
             If the geodesic runs into a matrix of lower rank. At depth 1 such matrices are no end
             of the metric, and a geodesic may pass through one.
         """
-        frame: Any = self._at(point).frame
-        X = self._blocks("tangent_vector", tangent_vector)
-        U = _joint_basis(frame.U, X.Up)
-        V = _joint_basis(frame.Vt.T, None if X.Vpt is None else X.Vpt.T)
+        frame, X = self._frame(point), self._blocks("tangent_vector", tangent_vector)
+        U, V = _joint_basis(frame.U, X.Up), _joint_basis(frame.Vt.T, X.Vp)
         inner = Frame(U.T @ frame.U, frame.s, frame.Vt @ V)
-        W = inner.U * inner.s @ inner.Vt
-        Z = inner.join(
-            Blocks(
-                None if X.Up is None else U.T @ X.Up,
-                X.M,
-                None if X.Vpt is None else X.Vpt @ V,
-            )
+        Up, Vp = (
+            None if leaving is None else basis.T @ leaving
+            for basis, leaving in ((U, X.Up), (V, X.Vp))
         )
-        end = exponential(self._metric.at_rank(self._k), W, Z, rank=self._k)
-        return self._lifted(end, U, V)
+        W, Z = inner.U * inner.s @ inner.Vt, inner.join(Blocks(Up, X.M, Vp))
+        return self._lifted(exponential(self._metric, W, Z, rank=self._k), U, V)
 
     def dist(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> float:
         """The length of the geodesic between two points that share a singular space.
 
         Points with the same column space, the same row space, or both have their geodesic among
         matrices of full rank, in the span of their columns and rows (see
-        `boundary_value.geodesic_between`); so have all points where k = min(m, n).
+        `geodesics.geodesic_between`); so have all points where k = min(m, n).
 
         Raises
         ------
         GeodesicError
             If the points share neither space, where no method is known, or no geodesic was found.
         """
-        return self._geodesic_between(point_a, point_b)[0].length
+        return super().dist(point_a, point_b)
 
-    def log(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> FixedRankVector:
-        """The velocity at one point of the geodesic to another, which exists as for `dist`."""
-        geodesic, U, V = self._geodesic_between(point_a, point_b)
-        return self.projection(point_a, (U, geodesic.velocities[0], V))
-
-    def pair_mean(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> FixedRankPoint:
-        """The point half-way along the geodesic between two points, as for `dist`."""
-        geodesic, U, V = self._geodesic_between(point_a, point_b)
-        return self._lifted(geodesic.points[len(geodesic.points) // 2], U, V)
-
-    def _geodesic_between(
-        self, point_a: FixedRankPoint, point_b: FixedRankPoint
-    ) -> tuple[Geodesic, Matrix, Matrix]:
-        """The geodesic between two points among full-rank matrices W, which stand for U W V^T."""
-        a: Any = self._at(point_a).frame
-        b: Any = self._at(point_b).frame
+    def _connect(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> Connection:
+        """The geodesic between two points, among full-rank matrices W that stand for U W V^T."""
+        a, b = self._frame(point_a), self._frame(point_b)
         U, V = _common_basis(a.U, b.U), _common_basis(a.Vt.T, b.Vt.T)
         if min(U.shape[1], V.shape[1]) > self._k:
             raise GeodesicError(
@@ -365,7 +303,10 @@ class FixedRank(Manifold):
                 "no geodesic is known between points that share both spaces, in which their "
                 "determinants have opposite signs"
             )
-        return geodesic_between(self._metric, *ends), U, V
+        geodesic = geodesic_between(self._metric, *ends)
+        velocity = self.projection(point_a, (U, geodesic.velocities[0], V))
+        middle = self._lifted(geodesic.points[len(geodesic.points) // 2], U, V)
+        return Connection(geodesic.length, velocity, middle)
 
     def _lifted(self, W: Matrix, U: Matrix, V: Matrix) -> FixedRankPoint:
         """The point U W V^T of a small matrix W."""
@@ -373,21 +314,13 @@ class FixedRank(Manifold):
         left, s, right = np.linalg.svd(W, full_matrices=False)
         return FixedRankPoint(U @ left[:, :k], s[:k], right[:k] @ V.T)
 
-    def sharp(self, point: FixedRankPoint, covector: Any) -> FixedRankVector:
-        """The cometric, from a covector (Up, M, Vp) to the tangent vector that it stands for."""
-        at = self._at(point)
-        return self._vector(at, self._blocks("covector", covector).times(at.theta))
-
-    def flat(self, point: FixedRankPoint, tangent_vector: Any) -> FixedRankVector:
-        """The inverse of `sharp`; frozen directions count as zero (see `SpectralMetric.flat`)."""
-        at = self._at(point)
-        return self._vector(at, self._blocks("tangent_vector", tangent_vector).times(at.inverse))
-
     def euclidean_to_riemannian_gradient(
         self, point: FixedRankPoint, euclidean_gradient: Any
     ) -> FixedRankVector:
         """The Riemannian gradient, of a Euclidean gradient in either form (see `FixedRank`)."""
-        return self.sharp(point, self._covector(point, euclidean_gradient))
+        return self._ask(
+            point, "sharp", euclidean_gradient=self._covector(point, euclidean_gradient)
+        )
 
     def euclidean_to_riemannian_hessian(
         self,
@@ -396,34 +329,30 @@ class FixedRank(Manifold):
         euclidean_hessian: Any,
         tangent_vector: Any,
     ) -> FixedRankVector:
-        """The Riemannian Hessian along a tangent vector: see `connection.hessian`.
+        """The Riemannian Hessian along a tangent vector: see `MetricAt.hessian`.
 
         The Euclidean gradient and its derivative are taken as m x n matrices (see `FixedRank`).
         """
-        frame: Any = self._at(point).frame
-        for name, value in (
-            ("euclidean_gradient", euclidean_gradient),
-            ("euclidean_hessian", euclidean_hessian),
-        ):
+        frame = self._frame(point)
+        given = {"euclidean_gradient": euclidean_gradient, "euclidean_hessian": euclidean_hessian}
+        for name, value in given.items():
             if _are_factors(value):
                 raise TypeError(
                     f"{name} must be an m x n matrix (an array, a sparse array, a LinearOperator "
                     "or a triple (U, S, V) that stands for U S V^T): the gradients of the factors "
                     "u, s and vt do not determine the Riemannian Hessian"
                 )
-        P = ambient_matrix("euclidean_gradient", euclidean_gradient, self._shape)
-        H = ambient_matrix("euclidean_hessian", euclidean_hessian, self._shape)
-        p = self._split(frame, P)
-        if not (frame.spans_columns or frame.spans_rows):
-            p.rest = Rest(P, frame.U, frame.Vt.T)
-        X = FixedRankVector(*tangent_vector)
-        return hessian(_OnBlocks(self), point, X, p, self._split(frame, H))  # type: ignore[arg-type,return-value]
+        covectors = {
+            name: self._split(frame, ambient_matrix(name, value, self._shape))
+            for name, value in given.items()
+        }
+        return self._ask(point, "hessian", tangent_vector=tangent_vector, **covectors)
 
     # Coordinates for flows: W = U B V^T with any invertible B, whose motion is smooth where
     # singular values meet (Koch and Lubich 2007): U' = Up B^{-1}, B' = M, V' = Vp B^{-T}.
     def to_coordinates(self, point: FixedRankPoint) -> Matrix:
         """The entries of U = u, B = diag(s) and V = vt^T in one vector."""
-        frame: Any = self._at(point).frame
+        frame = self._frame(point)
         parts = frame.U.ravel(), np.diag(frame.s).ravel(), frame.Vt.T.ravel()
         return np.concatenate(parts).astype(np.float64)
 
@@ -449,9 +378,9 @@ class FixedRank(Manifold):
         point = FixedRankPoint(Q_u @ left, s, right @ Q_v.T)
         return point, left.T @ R_u, right @ R_v
 
-    def _covector(self, point: FixedRankPoint, gradient: Any) -> FixedRankVector:
+    def _covector(self, point: FixedRankPoint, gradient: Any) -> Blocks:
         """The blocks of a Euclidean gradient, given as an m x n matrix or by its factors."""
-        frame: Any = self._at(point).frame
+        frame = self._frame(point)
         if not _are_factors(gradient):
             return self._split(frame, ambient_matrix("euclidean_gradient", gradient, self._shape))
         U, s, V = frame.U, frame.s, frame.Vt.T
@@ -482,9 +411,10 @@ class FixedRank(Manifold):
         np.fill_diagonal(M, ds)
         Up = (du - U @ (U.T @ du)) / positive
         Vp = (dvt.T - V @ (V.T @ dvt.T)) / positive
-        return FixedRankVector(Up, M, Vp)
+        return self._blocks("euclidean_gradient", (Up, M, Vp))
 
-    def _at(self, point: Any) -> SpectralPoint:
+    def _frame(self, point: Any) -> Any:
+        """The frame of a point, whose arrays are finite and have the right shapes."""
         (m, n), k = self._shape, self._k
         if len(point) != 3:
             raise ValueError(f"point must be a triple (u, s, vt), got {len(point)} arrays")
@@ -498,7 +428,7 @@ class FixedRank(Manifold):
             finite_block(f"point.{name}", array)
         if np.any(arrays[1] < 0):
             raise ValueError(f"point.s must be nonnegative, got {arrays[1]}")
-        return self._metric.at_frame(Frame(*arrays))
+        return Frame(*arrays)
 
     def _blocks(self, name: str, vector: Any) -> Blocks:
         """The blocks of (Up, M, Vp), without those that the shape leaves no room for."""
@@ -510,50 +440,56 @@ class FixedRank(Manifold):
                 f"{name} must have arrays of shapes {(m, k)}, {(k, k)}, {(n, k)}, got {shapes}"
             )
         Up, M, Vp = (finite_block(name, array) for array in arrays)
-        return Blocks(None if k == m else Up, M, None if k == n else Vp.T)
+        return Blocks(None if k == m else Up, M, None if k == n else Vp)
 
-    def _vector(self, at: Any, blocks: Blocks) -> FixedRankVector:
-        Up = np.zeros_like(at.frame.U) if blocks.Up is None else blocks.Up
-        Vp = np.zeros_like(at.frame.Vt.T) if blocks.Vpt is None else blocks.Vpt.T
+    def _vector(self, blocks: Blocks) -> FixedRankVector:
+        (m, n), k = self._shape, self._k
+        Up = np.zeros((m, k), blocks.M.dtype) if blocks.Up is None else blocks.Up
+        Vp = np.zeros((n, k), blocks.M.dtype) if blocks.Vp is None else blocks.Vp
         return FixedRankVector(Up, blocks.M, Vp)
 
-    def _split(self, frame: Any, Z: Ambient) -> FixedRankVector:
+    def _split(self, frame: Any, Z: Ambient) -> Blocks:
         """The blocks of a matrix, by its products with v and its transpose's with u."""
-        ZV, ZtU = Z @ frame.Vt.T, Z.T @ frame.U
-        M = frame.U.T @ ZV
-        return FixedRankVector(ZV - frame.U @ M, M, ZtU - frame.Vt.T @ M.T)
+        (U, _, Vt), (m, n), k = frame, self._shape, self._k
+        ZV, ZtU = Z @ Vt.T, Z.T @ U
+        M = U.T @ ZV
+        rest = None if k in (m, n) else Rest(Z, U, Vt.T)
+        Up, Vp = ZV - U @ M, ZtU - Vt.T @ M.T
+        return Blocks(None if k == m else Up, M, None if k == n else Vp, rest)
+
+    def _checked(self, name: str, vector: Any) -> Blocks:
+        return vector if isinstance(vector, Blocks) else self._blocks(name, vector)
+
+    def _require_finite(self, name: str, value: Any) -> None:
+        for part in value.parts() if isinstance(value, Blocks) else value:
+            finite_block(name, floating_array(name, part))
+
+    def _is_undefined(self, vector: Any) -> bool:
+        return all(np.isnan(block).all() for block in vector)
+
+    def _key(self, name: str, point: FixedRankPoint) -> tuple[np.ndarray, ...]:
+        self._require_finite(name, point)
+        return tuple(point)
 
 
-class _OnBlocks:
-    """The metric at a point in blocks, as `connection.hessian` asks for it."""
+class _FactoredVectors:
+    """The tangent vectors (Up, M, Vp) of fixed rank at a point, as blocks in its frame."""
 
-    is_constant = False
-
-    def __init__(self, manifold: FixedRank) -> None:
+    def __init__(self, manifold: FixedRank, frame: Frame) -> None:
         self._manifold = manifold
-        self.sharp, self.flat = manifold.sharp, manifold.flat
 
-    def sharp_derivative(self, point: Any, X: Any, p: Any) -> FixedRankVector:
-        at, x, blocks = self._known(point, X, p)
-        return self._manifold._vector(at, at.sharp_derivative(at.moving(x), blocks, p.rest))
+    def split(self, name: str, vector: Any) -> Blocks:
+        """The blocks of a vector; a covector may have been split before."""
+        return vector if isinstance(vector, Blocks) else self._manifold._blocks(name, vector)
 
-    def sharp_derivative_adjoint(self, point: Any, p: Any, q: Any) -> FixedRankVector:
-        at, first, second = self._known(point, p, q)
-        adjoint = at.sharp_derivative_adjoint(first, second, p.rest, q.rest)
-        return self._manifold._vector(at, at.moving(adjoint))
-
-    def _known(self, point: Any, a: Any, b: Any) -> tuple[SpectralPoint, Blocks, Blocks]:
-        manifold = self._manifold
-        return manifold._at(point), manifold._blocks("X", a), manifold._blocks("p", b)
+    def join(self, blocks: Blocks) -> FixedRankVector:
+        """The vector that has these blocks."""
+        return self._manifold._vector(blocks)
 
 
 def _are_factors(gradient: Any) -> bool:
     """Whether a Euclidean gradient is that of the factors u, s and vt."""
     return isinstance(gradient, (list, tuple)) and not is_low_rank(gradient)
-
-
-def _is_undefined(vector: Any) -> bool:
-    return bool(np.isnan(vector[1]).all() and all(np.isnan(block).all() for block in vector))
 
 
 def _orthonormal_complement(U: Matrix, Up: Matrix | None) -> tuple[Matrix, Matrix]:

@@ -45,7 +45,7 @@ class MetricAt(abc.ABC):
 
     @abc.abstractmethod
     def root(self, Z: Vector) -> Vector:
-        """The symmetric square root A_W^{1/2} of `sharp`, which turns unit noise into the metric's."""
+        """The symmetric square root A_W^{1/2} of `sharp`."""
 
     @abc.abstractmethod
     def pair(self, p: Vector, X: Vector) -> Array:
@@ -128,7 +128,7 @@ class MetricAt(abc.ABC):
         --------
         >>> import numpy as np
         >>> from riemdln import DeepLinearMetric
-        >>> one = np.ones((1, 1))  # E(w) = w under A = 2 w: E is r^2 / 2 in arc length r = sqrt(2 w)
+        >>> one = np.ones((1, 1))  # A = 2 w, with arc length r = sqrt(2 w), so E = w is r^2 / 2
         >>> DeepLinearMetric(2).at(3 * one).hessian(one, one, 0 * one)
         array([[1.]])
         """

@@ -92,9 +92,7 @@ class MultipleAt(ConstantAt):
         return 0.0 * self._W[..., 0, 0] - m * n / 2 * math.log(self._factor)
 
 
-def straight_line(
-    metric: Any, W_a: Array, W_b: Array, times: Array
-) -> tuple[Array, Array, float]:
+def straight_line(metric: Any, W_a: Array, W_b: Array, times: Array) -> tuple[Array, Array, float]:
     """The geodesic of a constant metric, from W_a at time 0 to W_b at time 1."""
     xp, step = namespace(W_a), W_b - W_a
     path = W_a + times[:, None, None] * step

@@ -105,7 +105,10 @@ class Frame(NamedTuple):
     def shape(self) -> tuple[int, int]:
         """The shape (m, n) of the matrix."""
         r = self.s.shape[-1]
-        m, n = r if self.U is None else self.U.shape[-2], r if self.Vt is None else self.Vt.shape[-1]
+        m, n = (
+            r if self.U is None else self.U.shape[-2],
+            r if self.Vt is None else self.Vt.shape[-1],
+        )
         return m, n
 
     @property

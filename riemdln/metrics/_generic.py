@@ -109,9 +109,7 @@ class GenericAt(MetricAt):
         return self._as_given(autograd.grad(pairing)(generic))
 
     def sharp_derivative_adjoint(self, p: Array, q: Array) -> Array:
-        return self._as_given(
-            self._pairing_gradient(self._vector("p", p), self._vector("q", q))
-        )
+        return self._as_given(self._pairing_gradient(self._vector("p", p), self._vector("q", q)))
 
     def gaussian(self, rng: np.random.Generator) -> Array:
         return rng.standard_normal(self._W.shape).astype(self._dtype)

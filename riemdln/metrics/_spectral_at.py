@@ -70,7 +70,7 @@ class FrameAt(MetricAt):
         return (
             f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}, at which "
             f"the kernel {self.kernel!r} takes values from {float(xp.min(self._least)):g} to "
-            f"{float(xp.max(self._largest)):g}: it must be finite and nonnegative, or W is too large"
+            f"{float(xp.max(self._largest)):g}: it must be finite and nonnegative; is W too large?"
         )
 
     @cached_property

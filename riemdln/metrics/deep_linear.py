@@ -48,8 +48,8 @@ class DeepLinearMetric(SpectralMetric):
 
     Notes
     -----
-    Nothing here costs more at a greater depth: see `riemdln.kernels.DeepLinearKernel`. `flat` solves the
-    generalized Sylvester equation A_{N,W}(Y) = Z. For one row or one column w
+    Nothing here costs more at a greater depth: see `riemdln.kernels.DeepLinearKernel`. `flat`
+    solves the generalized Sylvester equation A_{N,W}(Y) = Z. For one row or one column w
 
     .. math:: A_{N,w}(p) = \|w\|^{2-2/N} (p + (N-1) \, \mathrm{Pr}_w p),
 

@@ -1,0 +1,207 @@
+"""What the manifolds of this package share: pymanopt's interface over a metric at a point."""
+
+from __future__ import annotations
+
+import abc
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import numpy as np
+from pymanopt.manifolds.manifold import Manifold
+
+from riemdln._arrays import NotFiniteError, random_generator
+from riemdln._memory import Memory
+from riemdln.metrics import Metric, MetricAt
+
+__all__ = ["Connection", "MetricManifold"]
+
+# A point, and a tangent vector or covector, in the form that the manifold has them.
+Point = Any
+Vector = Any
+
+
+class Connection(NamedTuple):
+    """The geodesic between two points, as manifolds are asked for it.
+
+    Attributes
+    ----------
+    length : float
+        Its length.
+    velocity : vector
+        Its velocity at the first point; it reaches the second in unit time.
+    middle : point
+        The point half-way.
+    """
+
+    length: float
+    velocity: Vector
+    middle: Point
+
+
+class MetricManifold(Manifold):
+    """A pymanopt manifold of matrices with a metric of one's choice.
+
+    A subclass says what its points and vectors are. All geometry is asked of the metric at a point,
+    and whatever that says is wrong is said again under pymanopt's names of the arguments.
+
+    Where the gradient is exactly zero, pymanopt's optimizers divide by its norm and take steps
+    of 0 / 0 times the gradient. So numbers are np.float64, which answers a division by zero with
+    NaN and not with an error, and vectors with NaN in all their entries are let through.
+
+    Parameters
+    ----------
+    name : str
+        What the manifold is called.
+    dimension : int
+        Its dimension.
+    metric : Metric
+        The metric.
+    rng : numpy.random.Generator, int or None
+        Source of the random points and tangent vectors, or a seed for one.
+    point_layout : int
+        How many arrays a point has.
+    """
+
+    def __init__(
+        self, name: str, dimension: int, metric: Metric, rng: Any, *, point_layout: int = 1
+    ) -> None:
+        self._metric = metric
+        self._rng = random_generator("rng", rng)
+        self._connections = Memory(size=32)
+        super().__init__(name, dimension, point_layout=point_layout)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric."""
+        return self._metric
+
+    @abc.abstractmethod
+    def at(self, point: Point) -> MetricAt:
+        """The metric at a point, on this manifold's own tangent vectors and covectors."""
+
+    @abc.abstractmethod
+    def _checked(self, name: str, vector: Vector) -> Vector:
+        """A vector as the metric takes it, if its arrays have the right shapes."""
+
+    @abc.abstractmethod
+    def _require_finite(self, name: str, value: Any) -> None:
+        """Raise a NotFiniteError if a point or a vector has NaN or infinity."""
+
+    @abc.abstractmethod
+    def _is_undefined(self, vector: Vector) -> bool:
+        """Whether all entries of a vector are NaN."""
+
+    @abc.abstractmethod
+    def _connect(self, point_a: Point, point_b: Point) -> Connection:
+        """The geodesic between two points."""
+
+    @abc.abstractmethod
+    def _retract(self, point: Point, tangent_vector: Vector) -> Point:
+        """Where a step leads."""
+
+    def inner_product(
+        self, point: Point, tangent_vector_a: Vector, tangent_vector_b: Vector
+    ) -> np.float64:
+        """The metric's inner product g_W(X, Y)."""
+        try:
+            value = self._ask(
+                point,
+                "inner",
+                tangent_vector_a=tangent_vector_a,
+                tangent_vector_b=tangent_vector_b,
+            )
+        except NotFiniteError:
+            if self._is_undefined(tangent_vector_a) or self._is_undefined(tangent_vector_b):
+                return np.float64(np.nan)
+            raise
+        return np.float64(value)
+
+    def norm(self, point: Point, tangent_vector: Vector) -> np.float64:
+        """The norm sqrt(g_W(X, X)) of a tangent vector."""
+        try:
+            square = self._ask(point, "inner", tangent_vector=tangent_vector, again=tangent_vector)
+        except NotFiniteError:
+            if self._is_undefined(tangent_vector):
+                return np.float64(np.nan)
+            raise
+        return np.sqrt(np.maximum(np.float64(square), 0.0))
+
+    def sharp(self, point: Point, covector: Vector) -> Vector:
+        """The cometric: from a covector to the tangent vector that it stands for."""
+        return self._ask(point, "sharp", covector=covector)
+
+    def flat(self, point: Point, tangent_vector: Vector) -> Vector:
+        """The inverse of `sharp`: from a tangent vector to its covector."""
+        return self._ask(point, "flat", tangent_vector=tangent_vector)
+
+    def random_tangent_vector(self, point: Point) -> Vector:
+        """A random tangent vector of norm one, its direction uniform in the metric.
+
+        Raises
+        ------
+        ValueError
+            If no tangent vector has a norm, as at the zero matrix.
+        """
+        vector = self.at(point).random_tangent(self._rng)
+        norm = self.norm(point, vector)
+        if not norm > 0:
+            raise ValueError("point has no tangent vector of norm one: every direction is frozen")
+        return vector / norm
+
+    def retraction(self, point: Point, tangent_vector: Vector) -> Point:
+        """The point that a step leads to.
+
+        A step that is undefined, with NaN in all its entries, leads nowhere.
+        """
+        try:
+            return self._retract(point, self._checked("tangent_vector", tangent_vector))
+        except NotFiniteError:
+            self._require_finite("point", point)
+            if self._is_undefined(tangent_vector):
+                return deepcopy(point)
+            self._require_finite("tangent_vector", tangent_vector)
+            raise
+
+    def dist(self, point_a: Point, point_b: Point) -> float:
+        """The length of the geodesic between two points: see `geodesics.geodesic_between`.
+
+        Raises
+        ------
+        GeodesicError
+            If none was found.
+        """
+        return self._connection(point_a, point_b).length
+
+    def log(self, point_a: Point, point_b: Point) -> Vector:
+        """The velocity at one point of the geodesic that reaches another in unit time."""
+        return deepcopy(self._connection(point_a, point_b).velocity)
+
+    def pair_mean(self, point_a: Point, point_b: Point) -> Point:
+        """The point half-way along the geodesic between two points."""
+        return deepcopy(self._connection(point_a, point_b).middle)
+
+    def _connection(self, point_a: Point, point_b: Point) -> Connection:
+        # Optimizers ask for all three, of the same points, one after the other.
+        key = (*self._key("point_a", point_a), *self._key("point_b", point_b))
+        known: Connection | None = self._connections.find(key)
+        if known is None:
+            known = self._connect(point_a, point_b)
+            self._connections.put(key, known)
+        return known
+
+    @abc.abstractmethod
+    def _key(self, name: str, point: Point) -> tuple[np.ndarray, ...]:
+        """The arrays of a point, if they are finite and have the right shapes."""
+
+    def _ask(self, point: Point, method: str, **vectors: Vector) -> Any:
+        """What the metric at a point says of some vectors."""
+        checked = [self._checked(name, vector) for name, vector in vectors.items()]
+        try:
+            return getattr(self.at(point), method)(*checked)
+        except NotFiniteError as error:
+            for name, value in (("point", point), *vectors.items()):
+                self._require_finite(name, value)
+            raise NotFiniteError(
+                f"{', '.join(('point', *vectors))} lead out of the range of floating-point numbers "
+                f"({error})"
+            ) from error
