@@ -276,7 +276,7 @@ class DeepLinearKernel(Kernel):
         ratio = xp.minimum(root_s, root_t) / xp.maximum(positive, root_t)
         with np.errstate(divide="ignore"):  # ln 0 = -inf is the right limit
             # Kept off zero by less than rounding, so that the quotient is defined at r = 1.
-            x = xp.where(ratio < 1, 4 * xp.log(ratio), -1e-20)
+            x = xp.minimum(4 * xp.log(ratio), -1e-20)
         quotient = xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
         larger = xp.maximum(s ** (1 - 1 / depth), t ** (1 - 1 / depth))
         return larger * quotient * larger  # in this order 0 where the quotient is, for every M
@@ -470,7 +470,7 @@ def _numerical_divided_difference(kernel: Kernel, a: Array, b: Array, t: Array) 
         # What rounding errors of theta would drown is zero, or 1 / s would blow it up.
         total = sum(weight * value for weight, value in values)
         noise = 4 * eps * sum(abs(weight) * xp.abs(value) for weight, value in values)
-        return xp.where(xp.abs(total) > noise, total, 0.0)
+        return xp.where(xp.isfinite(noise) & (xp.abs(total) <= noise), 0.0, total)
 
     rise, run = variation([(1.0, kernel(a, t)), (-1.0, kernel(b, t))]), (a - b) * (a + b)
     quotient = rise / xp.where(close, 1.0, run)

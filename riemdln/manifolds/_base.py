@@ -155,12 +155,11 @@ class MetricManifold(Manifold):
         """
         try:
             return self._retract(point, self._checked("tangent_vector", tangent_vector))
-        except NotFiniteError:
+        except NotFiniteError as error:
             self._require_finite("point", point)
             if self._is_undefined(tangent_vector):
                 return deepcopy(point)
-            self._require_finite("tangent_vector", tangent_vector)
-            raise
+            raise self._explained(error, point=point, tangent_vector=tangent_vector) from error
 
     def dist(self, point_a: Point, point_b: Point) -> float:
         """The length of the geodesic between two points: see `geodesics.geodesic_between`.
@@ -199,9 +198,12 @@ class MetricManifold(Manifold):
         try:
             return getattr(self.at(point), method)(*checked)
         except NotFiniteError as error:
-            for name, value in (("point", point), *vectors.items()):
-                self._require_finite(name, value)
-            raise NotFiniteError(
-                f"{', '.join(('point', *vectors))} lead out of the range of floating-point numbers "
-                f"({error})"
-            ) from error
+            raise self._explained(error, point=point, **vectors) from error
+
+    def _explained(self, error: NotFiniteError, **given: Any) -> NotFiniteError:
+        """Which of the arguments is not finite, or that all of them are."""
+        for name, value in given.items():
+            self._require_finite(name, value)
+        return NotFiniteError(
+            f"{', '.join(given)} lead out of the range of floating-point numbers ({error})"
+        )

@@ -461,8 +461,15 @@ class FixedRank(MetricManifold):
         return vector if isinstance(vector, Blocks) else self._blocks(name, vector)
 
     def _require_finite(self, name: str, value: Any) -> None:
-        for part in value.parts() if isinstance(value, Blocks) else value:
-            finite_block(name, floating_array(name, part))
+        if isinstance(value, Blocks):
+            fields = {"M": value.M, "Up": value.Up, "Vp": value.Vp}
+        else:
+            fields = dict(
+                zip(("u", "s", "vt") if np.ndim(value[1]) == 1 else _Vector._fields, value)
+            )
+        for field, part in fields.items():
+            if part is not None:
+                finite_block(f"{name}.{field}", floating_array(name, part))
 
     def _is_undefined(self, vector: Any) -> bool:
         return all(np.isnan(block).all() for block in vector)

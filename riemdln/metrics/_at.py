@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from riemdln._arrays import Array, random_generator
+from riemdln._arrays import Array, floating_array, matching_matrix, random_generator
 
 __all__ = ["MetricAt"]
 
@@ -82,6 +82,8 @@ class MetricAt(abc.ABC):
     def inner(self, X: Vector, Y: Vector) -> Array:
         """The inner product g_W(X, Y) = <flat(X), Y> of two tangent vectors."""
         at, there, _ = self.in_frame()
+        if Y is not X and getattr(X, "shape", None) != getattr(Y, "shape", None):
+            Y = matching_matrix("Y", Y, "X", floating_array("X", X))
         x = there("X", X)
         return at.pair(at.flat(x), x if Y is X else there("Y", Y))
 

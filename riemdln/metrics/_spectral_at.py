@@ -14,7 +14,6 @@ import numpy as np
 
 from riemdln._arrays import (
     Array,
-    NotFiniteError,
     certain,
     diagonal_matrix,
     finite,
@@ -50,11 +49,12 @@ class FrameAt(MetricAt):
     def __init__(self, kernel: Kernel, frame: Frame) -> None:
         self.kernel, self.frame = kernel, frame
         self.theta = self._factors(frame.s)
-        # Of a NaN no comparison is true.
-        if not certain(
-            namespace(frame.s).all((self._least >= 0) & (self._largest < math.inf)), otherwise=True
-        ):
-            raise ValueError(self._what_is_wrong())
+        xp = namespace(frame.s)
+        for theta in self.theta.parts():
+            # Of a NaN no comparison is true.
+            valid = (xp.min(theta) >= 0) & (xp.max(theta) < math.inf) if theta.size else True
+            if not certain(valid, otherwise=True):
+                raise ValueError(self._what_is_wrong())
 
     def _factors(self, s: Array) -> Blocks:
         """The kernel on the blocks: theta(0, s_j), theta(s_i, s_j) and theta(s_i, 0)."""
@@ -176,7 +176,6 @@ class FrameAt(MetricAt):
 
     def log_volume(self) -> Array:
         r"""The sum -1/2 sum_ij ln theta(s_i, s_j) over all m n entries, with s = 0 beyond r."""
-        self._require_full_rank("the volume")
         (m, n), r = self.frame.shape, self.frame.s.shape[-1]
         xp = namespace(self.theta.M)
         copies = Blocks(m - r, 1, n - r)
@@ -188,7 +187,6 @@ class FrameAt(MetricAt):
 
     def log_volume_gradient(self) -> Blocks:
         r"""The blocks of U diag(d) V^T, d_i the derivative of `log_volume` in s_i."""
-        self._require_full_rank("the volume")
         (m, n), s = self.frame.shape, self.frame.s
         xp, r = namespace(s), s.shape[-1]
         # A zero of theta makes the volume infinite, and its gradient has no finite value.
@@ -223,7 +221,8 @@ class FrameAt(MetricAt):
         k goes over all m rows, with s_k = 0 beyond the rank; from the right it is the same of the
         transpose.
         """
-        self._require_full_rank("Brownian motion")
+        if not (self.frame.spans_columns or self.frame.spans_rows):
+            raise ValueError("the coordinate Laplacian exists on matrices of full rank only")
         (m, n), s = self.frame.shape, self.frame.s
         xp, r = namespace(s), s.shape[-1]
         column, row = s[..., :, None], s[..., None, :]
@@ -248,10 +247,6 @@ class FrameAt(MetricAt):
             diagonal_matrix(d),
             None if self.frame.spans_rows else 0.0 * Vt.mT,
         )
-
-    def _require_full_rank(self, what: str) -> None:
-        if not (self.frame.spans_columns or self.frame.spans_rows):
-            raise ValueError(f"{what} is known on matrices of full rank only")
 
 
 class Vectors(Protocol):
@@ -280,13 +275,7 @@ class DenseVectors:
 
     def split(self, name: str, vector: Array) -> Blocks:
         """The blocks of a matrix."""
-        blocks = self._frame.split(matching_matrix(name, vector, "W", self._W))
-        xp = namespace(blocks.M)
-        # NaN and infinity spread to all of a product: M tells of them at the least cost.
-        if not certain(xp.all(xp.isfinite(blocks.M)), otherwise=True):
-            finite(name, vector)
-            raise NotFiniteError(f"{name} and W lead out of the range of {self._W.dtype}")
-        return blocks
+        return self._frame.split(finite(name, matching_matrix(name, vector, "W", self._W)))
 
     def join(self, blocks: Blocks) -> Array:
         """The matrix that has these blocks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import numpy as np
 
@@ -117,7 +118,7 @@ class Metric(abc.ABC):
             If the solver finds that `sharp` is not symmetric and positive definite at W, or the
             relative residual stays above 1e-9.
         """
-        return self.at(W).flat(Z)
+        return self._ask("flat", W, Z)
 
     def root(self, W: Array, Z: Array) -> Array:
         """The symmetric square root A_W^{1/2} of `sharp`, which turns unit noise into the metric's.
@@ -133,7 +134,7 @@ class Metric(abc.ABC):
         -------
         array (..., m, n)
         """
-        return self.at(W).root(Z)
+        return self._ask("root", W, Z)
 
     def inner(self, W: Array, X: Array, Y: Array) -> Array:
         """The inner product g_W(X, Y) = <X, flat(W, Y)> of two tangent vectors.
@@ -150,7 +151,7 @@ class Metric(abc.ABC):
         array (...)
             A number for a single matrix, one for each matrix of a stack.
         """
-        return self.at(W).inner(X, Y)
+        return self._ask("inner", W, X, Y)
 
     def sharp_derivative(self, W: Array, X: Array, p: Array) -> Array:
         """The derivative DA_W[X] p of `sharp` along a tangent vector, applied to a covector.
@@ -177,7 +178,7 @@ class Metric(abc.ABC):
         >>> metric.sharp_derivative([[3.0]], [[1.0]], [[1.0]])  # A(p) = 2 w p
         array([[2.]])
         """
-        return self.at(W).sharp_derivative(X, p)
+        return self._ask("sharp_derivative", W, X, p)
 
     def sharp_derivative_adjoint(self, W: Array, p: Array, q: Array) -> Array:
         """The covector Xi_W(p, q) of X -> <p, DA_W[X] q>, symmetric in p and q.
@@ -195,7 +196,7 @@ class Metric(abc.ABC):
         -------
         array (..., m, n)
         """
-        return self.at(W).sharp_derivative_adjoint(p, q)
+        return self._ask("sharp_derivative_adjoint", W, p, q)
 
     def christoffel(self, W: Array, X: Array, Y: Array) -> Array:
         """The Christoffel symbol of two tangent vectors: see `MetricAt.christoffel`.
@@ -213,7 +214,7 @@ class Metric(abc.ABC):
         -------
         array (..., m, n)
         """
-        return self.at(W).christoffel(X, Y)
+        return self._ask("christoffel", W, X, Y)
 
     def log_volume(self, W: Array) -> Array:
         r"""The logarithm of the volume density of the metric, ln sqrt(det g_W).
@@ -240,7 +241,7 @@ class Metric(abc.ABC):
         >>> bool(np.isclose(metric.log_volume(np.diag([1.0, 3.0])), -np.log(2 * 4 * 4 * 6) / 2))
         True
         """
-        return self.at(W).log_volume()
+        return self._ask("log_volume", W)
 
     def log_volume_gradient(self, W: Array) -> Array:
         """The Euclidean gradient of `log_volume`, a covector.
@@ -254,7 +255,7 @@ class Metric(abc.ABC):
         -------
         array (..., m, n)
         """
-        return self.at(W).log_volume_gradient()
+        return self._ask("log_volume_gradient", W)
 
     def coordinate_laplacian(self, W: Array) -> Array:
         r"""The Laplace-Beltrami operator of the metric, applied to each entry of W.
@@ -282,7 +283,7 @@ class Metric(abc.ABC):
         >>> riemdln.DeepLinearMetric(depth=2).coordinate_laplacian([[3.0]])  # sqrt(2 w) is Brownian
         array([[1.]])
         """
-        return self.at(W).coordinate_laplacian()
+        return self._ask("coordinate_laplacian", W)
 
     def random_tangent(self, W: Array, rng: np.random.Generator | int | None = None) -> Array:
         """A random tangent vector, Gaussian and isotropic in the metric: the root of white noise.
@@ -298,7 +299,12 @@ class Metric(abc.ABC):
         -------
         array (..., m, n)
         """
-        return self.at(W).random_tangent(rng)
+        return self._ask("random_tangent", W, rng)
+
+    def _ask(self, method: str, W: Array, *vectors: Any) -> Any:
+        # Not a method that a subclass defines itself, so that it may call this one by super().
+        at = self.at(W)
+        return getattr(type(at), method)(at, *vectors)
 
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
