@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,9 @@ from riemdln.geodesics._initial_value import (
     hessian,
     second_order_retraction,
 )
+from riemdln.manifolds._coordinates import AmbientCoordinates
 from riemdln.metrics import Metric
+from riemdln.networks import end_to_end
 from riemdln.retractions import linear_retraction, polar_retraction
 
 __all__ = ["FullRank"]
@@ -211,6 +213,14 @@ class FullRank(Manifold):
         if not norm > 0:
             raise ValueError("point has no tangent vector of norm one: every direction is frozen")
         return vector / norm
+
+    def coordinates(self) -> AmbientCoordinates:
+        """Coordinates for differential equations: the entries of the matrix."""
+        return AmbientCoordinates(self)
+
+    def from_layers(self, layers: Sequence[ArrayLike]) -> Matrix:
+        """The end-to-end matrix of a deep linear network."""
+        return end_to_end(layers)
 
     def zero_vector(self, point: ArrayLike) -> Matrix:
         """The zero matrix."""
