@@ -88,7 +88,7 @@ def record(kind: type[F], run: Run, observe: Callable[[Vector], dict[str, Any]])
                     seen = observe(state)
                 for name, value in (("cost", seen["costs"]), ("gradient", seen["gradient_norms"])):
                     if not np.isfinite(value):
-                        raise FlowError(f"the {name} is not finite at time {time:g}, but {value}")
+                        raise FlowError(f"the {name} is not finite at time {time:g}: it is {value}")
                 rows.append({"times": float(time), **seen})
     except BaseException as error:
         if rows:
@@ -238,7 +238,7 @@ class Trajectory:
         if not np.isfinite(velocity).all():
             self._gap = time
             if self.nfev == 1:  # no shorter step helps
-                raise self._failure(time, "It cannot start.")
+                raise self._failure(time, "")
         return velocity
 
     @contextmanager
@@ -252,12 +252,13 @@ class Trajectory:
             raise self._failure(time, str(error)) from error
 
     def _failure(self, time: float, reason: str) -> FlowError:
-        name = self._solver.__name__
         if self._gap is None:
-            advice = "Another method or other tolerances may do."
+            reason = f"{reason} Another method or other tolerances may do."
         else:
-            advice = f"The gradient is not finite at time {self._gap:g}."
-        return FlowError(f"the integrator {name} failed at time {time:g}: {reason} {advice}")
+            reason = f"the gradient is not finite at time {self._gap:g}"
+        return FlowError(
+            f"the integrator {self._solver.__name__} failed at time {time:g}: {reason}"
+        )
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Coordinates(Protocol):
         ...
 
     def velocity(self, state: Vector, tangent_vector: Any) -> Vector:
-        """How the state moves when its point moves along a tangent vector."""
+        """How the state moves when its point, ``to_point(state)``, moves along a tangent vector."""
         ...
 
 
