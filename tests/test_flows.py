@@ -293,7 +293,7 @@ def test_progress_is_the_time_that_the_flow_has_come_to(capsys, monkeypatch):
         shares, reached = np.array(shown, dtype=float).T
         np.testing.assert_allclose(shares, 100 * (reached - 2) / 4, atol=0.6)
         assert np.all(np.diff(reached) >= 0)
-        assert len(np.unique(reached)) > 5
+        assert len(np.unique(reached)) > 2
         assert reached[-1] == last
 
 
