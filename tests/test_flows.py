@@ -28,6 +28,7 @@ from riemdln import (
     network_flow,
     random_layers,
 )
+from riemdln._arrays import NotFiniteError
 from tests.conftest import random_matrix
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
@@ -474,12 +475,12 @@ def test_counts_the_velocities_and_says_that_it_succeeded(method):
     assert flow.message == "reached the gradient tolerance"
 
 
-def ending_at_a_half(manifold, what):
-    """Half the square of w, with NaN in the cost or its gradient from w = 1/2 on."""
+def ending_at_a_half(manifold, what, value=np.nan):
+    """Half the square of w, with NaN or infinity in the cost or its gradient from w = 1/2 on."""
 
     @pymanopt.function.numpy(manifold)
     def cost(W):
-        return np.nan if what == "cost" and W[0, 0] < 0.5 else float(W[0, 0] ** 2 / 2)
+        return value if what == "cost" and W[0, 0] < 0.5 else float(W[0, 0] ** 2 / 2)
 
     @pymanopt.function.numpy(manifold)
     def gradient(W):
@@ -513,15 +514,30 @@ def test_a_gradient_that_ends_within_the_flow_is_named(manifold, method):
     assert np.isfinite(result.points).all()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("method", ["DOP853", "BDF"])
-def test_a_cost_that_is_not_finite_is_named(method):
-    problem = ending_at_a_half(Euclidean(1, 1), "cost")
-    with pytest.raises(FlowError, match="^the cost is not finite at time 1: it is nan") as info:
+def test_a_cost_that_is_not_finite_is_named(method, value):
+    problem = ending_at_a_half(Euclidean(1, 1), "cost", value)
+    message = f"^the cost is not finite at time 1: it is {value}"
+    with pytest.raises(FlowError, match=message) as info:
         gradient_flow(problem, [[1.0]], [0, 0.1, 1.0, 5.0], method=method)
     np.testing.assert_array_equal(info.value.result.times, [0, 0.1])
-    with pytest.raises(FlowError, match="^the cost is not finite at time 1: it is nan") as info:
+    with pytest.raises(FlowError, match=message) as info:
         network_flow(problem, [[[1.0]], [[1.0]]], [0, 0.1, 1.0, 5.0], method=method)
     assert len(info.value.result.layers) == 2
+
+
+def test_a_norm_that_ends_where_a_step_has_led_is_named():
+    manifold = Euclidean(1)
+
+    def norm(point, vector):
+        if point[0] < 0.5:
+            raise NotFiniteError("the metric ends here")
+        return np.linalg.norm(vector)
+
+    manifold.norm = norm
+    with pytest.raises(FlowError, match=r"^the gradient is not finite at time [\d.]+: the metric"):
+        gradient_flow(problem_on(manifold, 0.0, 2), [1.0], [0, 5], gradient_tolerance=1e-3)
 
 
 @pytest.mark.parametrize(

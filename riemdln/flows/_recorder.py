@@ -184,7 +184,7 @@ class Trajectory:
                     if times[due - 1] < end:
                         yield end, path(end)
                     break
-        if ends_here and due < len(times):
+        if ends_here:
             self.message = "reached the gradient tolerance"
 
     def _excess(self, time: float, state: Vector) -> float:
