@@ -223,10 +223,10 @@ class Trajectory:
 
     def _finite_velocity(self, time: float, state: Vector) -> Vector:
         # A trial step that overflows has no velocity; NaN makes the integrator shorten it.
-        self.nfev += 1
         undefined = np.full_like(state, np.nan)
         if not np.isfinite(state).all():
             return undefined
+        self.nfev += 1
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 velocity = self._velocity(state)
