@@ -586,17 +586,25 @@ def test_same_seed_same_points():
 def test_singular_values_that_go_to_zero_are_frozen_smoothly(rng):
     manifold = FixedRank(6, 5, 3, DeepLinearMetric(2), rng=rng)
     u, _, vt = manifold.random_point()
-    for smallest in (1e-8, 1e-100, 1e-300, 0.0):
-        point = FixedRankPoint(u, np.array([2.0, 1.0, smallest]), vt)
-        P, X = rng.standard_normal((2, 6, 5))
+    P, X = rng.standard_normal((2, 6, 5))
+    du = rng.standard_normal((6, 3)), np.ones(3), rng.standard_normal((3, 5))
+    limit, norms = None, []
+    for smallest in (0.0, 1e-300, 1e-100, 1e-8):
+        s = np.array([2.0, 1.0, smallest])
+        point = FixedRankPoint(u, s, vt)
         gradient = manifold.euclidean_to_riemannian_gradient(point, P)
+        expected = (u * s @ u.T) @ P + P @ (vt.T * s @ vt)  # depth 2: |W^T| P + P |W|
+        np.testing.assert_allclose(ambient(point, gradient), expected, atol=1e-13)
+        np.testing.assert_allclose(manifold.norm(point, gradient) ** 2, np.sum(P * expected))
         hessian = manifold.euclidean_to_riemannian_hessian(point, P, X, gradient)
-        for vector in (gradient, hessian):
-            assert all(np.isfinite(block).all() for block in vector)
-            assert np.isfinite(manifold.norm(point, vector))
-        du = rng.standard_normal((6, 3)), np.ones(3), rng.standard_normal((3, 5))
+        reached = ambient(point, hessian)
+        limit = reached if limit is None else limit
+        np.testing.assert_allclose(reached, limit, atol=1e-12 + 100 * smallest)
+        norms.append(manifold.norm(point, hessian))
         factors = manifold.euclidean_to_riemannian_gradient(point, du)
         assert all(np.isfinite(block).all() for block in factors)
+    assert np.abs(limit).max() > 1
+    np.testing.assert_allclose(norms, norms[0], rtol=1e-7)
 
 
 @pytest.mark.parametrize(

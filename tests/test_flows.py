@@ -1,19 +1,34 @@
+import re
+from functools import partialmethod
+from itertools import pairwise
+
 import autograd.numpy as anp
 import numpy as np
 import pymanopt
 import pytest
-from pymanopt.manifolds import Euclidean, Sphere
+import scipy.integrate
+from pymanopt.manifolds import (
+    Euclidean,
+    FixedRankEmbedded,
+    Product,
+    SpecialOrthogonalGroup,
+    Sphere,
+)
+from tqdm import tqdm
 
 from riemdln import (
     DeepLinearMetric,
+    FixedRank,
     FlowError,
     FullRank,
     balanced_layers,
+    end_to_end,
     gradient_flow,
     imbalance,
     network_flow,
     random_layers,
 )
+from riemdln._arrays import NotFiniteError
 from tests.conftest import random_matrix
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
@@ -41,17 +56,48 @@ def test_the_flow_of_the_metric_is_the_flow_of_the_balanced_network(rng, m, n, d
     assert network.imbalances.max() < 1e-9
 
 
-def test_an_unbalanced_network_conserves_its_imbalance():
-    layers = random_layers([4, 3, 5, 2], scale=0.7, rng=0)
-    problem = problem_on(Euclidean(2, 4), np.ones((2, 4)))
-    flow = network_flow(problem, layers, [0, 0.5, 1], **TIGHT)
-    np.testing.assert_allclose(flow.imbalances, imbalance(layers), rtol=1e-9)
+@pytest.fixture(scope="module")
+def unbalanced():
+    """The flow of unbalanced layers, and the same by equation (7) and an integrator of SciPy."""
+    layers, target = random_layers([4, 3, 5, 2], scale=0.7, rng=0), np.ones((2, 4))
+    times = [0, 0.5, 1]
+    flow = network_flow(problem_on(Euclidean(2, 4), target), layers, times, **TIGHT)
+
+    def parts(state):
+        return [
+            part.reshape(W.shape) for part, W in zip(np.split(state, [12, 27]), layers, strict=True)
+        ]
+
+    def velocity(_, state):
+        first, second, third = parts(state)
+        G = (third @ second @ first - target) ** 3
+        motions = (third @ second).T @ G, third.T @ G @ first.T, G @ (second @ first).T
+        return -np.concatenate([motion.ravel() for motion in motions])
+
+    start = np.concatenate([layer.ravel() for layer in layers])
+    solution = scipy.integrate.solve_ivp(velocity, (0, 1), start, t_eval=times, **TIGHT)
+    return flow, [parts(state) for state in solution.y.T]
+
+
+def test_the_layers_at_each_time_are_those_of_that_time(unbalanced):
+    flow, reference = unbalanced
+    for point, layers, expected in zip(flow.points, flow.layers, reference, strict=True):
+        np.testing.assert_allclose(end_to_end(layers), point, rtol=1e-13)
+        for layer, other in zip(layers, expected, strict=True):
+            np.testing.assert_allclose(layer, other, atol=1e-7)
+
+
+def test_an_unbalanced_network_conserves_its_imbalance(unbalanced):
+    flow, _ = unbalanced
+    start = random_layers([4, 3, 5, 2], scale=0.7, rng=0)
+    np.testing.assert_allclose(flow.imbalances, imbalance(start), rtol=1e-9)
     for j in range(2):
-        before, after = (
-            state[j + 1].T @ state[j + 1] - state[j] @ state[j].T
-            for state in (flow.layers[0], flow.layers[-1])
-        )
-        np.testing.assert_allclose(after, before, atol=1e-9)
+        before = start[j + 1].T @ start[j + 1] - start[j] @ start[j].T
+        for earlier, later in pairwise([start, *flow.layers[1:]]):
+            assert np.abs(later[j + 1] - earlier[j + 1]).max() > 0.01  # while the layers move
+            after = later[j + 1].T @ later[j + 1] - later[j] @ later[j].T
+            np.testing.assert_allclose(after, before, atol=1e-9)
+            assert np.linalg.norm(after) > 0.1
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, np.inf])
@@ -92,6 +138,68 @@ def test_stays_on_a_curved_manifold():
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(flow.points, expected, atol=1e-7)
     np.testing.assert_allclose(np.linalg.norm(flow.points, axis=1), 1, rtol=1e-14)
+
+
+def test_rotations_go_down_as_their_equation_says():
+    # Of the rotation by a the cost -tr(X) is -2 cos(a), and |dX/da|^2 = 2: a' = -sin(a).
+    manifold = SpecialOrthogonalGroup(2)
+
+    @pymanopt.function.autograd(manifold)
+    def cost(X):
+        return -anp.sum(np.eye(2) * X)
+
+    times = np.linspace(0, 5, 6)
+    angles = 2 * np.arctan(np.tan(1.0) * np.exp(-times))
+    c, s = np.cos(angles), np.sin(angles)
+    expected = np.moveaxis(np.array([[c, -s], [s, c]]), -1, 0)
+    flow = gradient_flow(pymanopt.Problem(manifold, cost), expected[0], times)
+    np.testing.assert_allclose(flow.points, expected, atol=1e-7)
+    np.testing.assert_allclose(flow.costs, -2 * c, atol=1e-7)
+    np.testing.assert_allclose(flow.gradient_norms, np.sqrt(2) * s, atol=1e-7)
+
+
+def test_a_product_flows_as_its_factors_do():
+    metric, times = DeepLinearMetric(2), np.array([0.0, 0.3, 1.0])
+    factors = [
+        FullRank(2, 3, metric, rng=0),
+        FixedRank(4, 3, 2, metric, rng=0),
+        Euclidean(2),
+        Sphere(3),
+    ]
+    targets = [np.arange(6.0).reshape(2, 3), np.ones((4, 3)), np.array([1.0, -2.0]), np.arange(3.0)]
+    start = [factors[0].random_point(), factors[1].random_point(), np.zeros(2), np.ones(3) / 3**0.5]
+
+    def distance(j):
+        if j == 1:
+            return lambda u, s, vt: anp.sum((u * s @ vt - targets[1]) ** 2) / 2
+        return lambda x: anp.sum((x - targets[j]) ** 2) / 2
+
+    product = Product(factors)
+
+    @pymanopt.function.autograd(product)
+    def cost(W, u, s, vt, x, y):
+        return distance(0)(W) + distance(1)(u, s, vt) + distance(2)(x) + distance(3)(y)
+
+    flow = gradient_flow(pymanopt.Problem(product, cost), start, times, **TIGHT)
+    alone = [
+        gradient_flow(
+            pymanopt.Problem(factor, pymanopt.function.autograd(factor)(distance(j))),
+            x,
+            times,
+            **TIGHT,
+        )
+        for j, (factor, x) in enumerate(zip(factors, start, strict=True))
+    ]
+    assert isinstance(flow.points, list)
+    for k, (W, triple, x, y) in enumerate(flow.points):
+        for j, point in ((0, W), (2, x), (3, y)):
+            np.testing.assert_allclose(point, alone[j].points[k], atol=1e-9)
+        (u, s, vt), other = triple, alone[1].points[k]
+        np.testing.assert_allclose(u * s @ vt, other.u * other.s @ other.vt, atol=1e-9)
+    np.testing.assert_allclose(flow.costs, sum(part.costs for part in alone), rtol=1e-9)
+    squares = sum(part.gradient_norms**2 for part in alone)
+    np.testing.assert_allclose(flow.gradient_norms, np.sqrt(squares), rtol=1e-7)
+    assert np.all(np.diff(flow.costs) < -0.1)
 
 
 @pytest.mark.parametrize("method", ["RK45", "Radau", "LSODA"])
@@ -177,6 +285,19 @@ def test_shows_progress_on_request(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_progress_is_the_time_that_the_flow_has_come_to(capsys, monkeypatch):
+    monkeypatch.setattr(tqdm, "__init__", partialmethod(tqdm.__init__, mininterval=0, miniters=0))
+    problem = problem_on(Euclidean(1, 1), 0.0, 2)
+    for tolerance, last in ((None, 6.0), (np.exp(-1.0), 3.0)):  # |x'| = e^{2 - t} from t = 2
+        gradient_flow(problem, [[1.0]], [2, 6], progress=True, gradient_tolerance=tolerance)
+        shown = re.findall(r"(\d+)%\|[^\r]*\| t = ([\d.]+) of 6 \[", capsys.readouterr().err)
+        shares, reached = np.array(shown, dtype=float).T
+        np.testing.assert_allclose(shares, 100 * (reached - 2) / 4, atol=0.6)
+        assert np.all(np.diff(reached) >= 0)
+        assert len(np.unique(reached)) > 2
+        assert reached[-1] == last
+
+
 @pytest.mark.parametrize("times", [[0, 0], [1, 0], [], [[0, 1]], [0, np.nan]])
 def test_refuses_times_that_do_not_increase(times):
     with pytest.raises(ValueError, match="^times must be"):
@@ -193,14 +314,17 @@ def test_refuses_bad_arguments():
         gradient_flow(problem, np.full((2, 3), np.nan), [0, 1])
     with pytest.raises(ValueError, match="^layers must chain"):
         network_flow(problem, [np.ones((2, 3)), np.ones((3, 3))], [0, 1])
-    product = pymanopt.manifolds.Product([Sphere(3), Sphere(3)])
+    embedded = FixedRankEmbedded(4, 3, 2)
 
-    @pymanopt.function.autograd(product)
-    def cost(x, y):
-        return anp.sum(x * y)
+    @pymanopt.function.autograd(embedded)
+    def cost(u, s, vt):
+        return anp.sum(s)
 
-    with pytest.raises(ValueError, match="points are plain arrays"):
-        gradient_flow(pymanopt.Problem(product, cost), np.ones(3), [0, 1])
+    problem = pymanopt.Problem(embedded, cost)
+    with pytest.raises(ValueError, match=r"^problem\.manifold must have arrays as points"):
+        gradient_flow(problem, embedded.random_point(), [0, 1])
+    with pytest.raises(ValueError, match=r"^problem\.manifold must have arrays as points"):
+        network_flow(problem, [np.ones((2, 3)), np.ones((4, 2))], [0, 1])
 
 
 def test_refuses_starts_of_another_shape_than_the_problem():
@@ -313,3 +437,163 @@ def test_refuses_bad_tolerances(name, bad, error):
     problem = problem_on(FullRank(1, 1, DeepLinearMetric(2)), 2.0)
     with pytest.raises(error, match=f"^{name} must be"):
         gradient_flow(problem, [[1.0]], [0, 1], **{name: bad})
+
+
+def test_a_step_may_be_as_long_as_it_likes():
+    problem = problem_on(FullRank(2, 2, DeepLinearMetric(2)), np.eye(2))
+    free, bounded = (
+        gradient_flow(problem, 2 * np.eye(2), [0, 0.5, 1], max_step=step) for step in (np.inf, 1e-2)
+    )
+    default = gradient_flow(problem, 2 * np.eye(2), [0, 0.5, 1])
+    np.testing.assert_array_equal(free.points, default.points)
+    assert free.nfev == default.nfev < bounded.nfev
+    with pytest.raises(ValueError, match="^first_step must be positive and finite"):
+        gradient_flow(problem, np.eye(2), [0, 1], first_step=np.inf)
+
+
+@pytest.mark.parametrize("method", ["DOP853", "RK45", "LSODA", "Radau", "BDF"])
+def test_counts_the_velocities_and_says_that_it_succeeded(method):
+    evaluations, manifold = [], Euclidean(3)
+
+    @pymanopt.function.numpy(manifold)
+    def cost(x):
+        return float(np.sum(x**4) / 4)
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(x):
+        evaluations.append(x)
+        return x**3
+
+    problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+    times = [0, 0.1, 0.4, 1]
+    flow = gradient_flow(problem, [1.0, 2.0, 3.0], times, method=method)
+    assert flow.nfev == len(evaluations) - len(times)  # each time its norm is asked for once
+    assert flow.success is True
+    assert flow.message == "reached the last time"
+    flow = gradient_flow(problem, [1.0, 2.0, 3.0], [0, 100], gradient_tolerance=0.1, method=method)
+    assert flow.success is True
+    assert flow.message == "reached the gradient tolerance"
+
+
+def ending_at_a_half(manifold, what, value=np.nan):
+    """Half the square of w, with NaN or infinity in the cost or its gradient from w = 1/2 on."""
+
+    @pymanopt.function.numpy(manifold)
+    def cost(W):
+        return value if what == "cost" and W[0, 0] < 0.5 else float(W[0, 0] ** 2 / 2)
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(W):
+        return W * np.nan if what == "gradient" and W[0, 0] < 0.5 else W
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+
+
+@pytest.mark.parametrize("method", ["DOP853", "LSODA", "Radau", "BDF"])
+@pytest.mark.parametrize(
+    "manifold", [Euclidean(1, 1), FullRank(1, 1, DeepLinearMetric(2))], ids=str
+)
+def test_a_gradient_that_ends_within_the_flow_is_named(manifold, method):
+    # The flows are e^{-t} and w' = -2 w^2, 1 / (1 + 2 t): both are at 1/2 before t = 0.7.
+    problem = ending_at_a_half(manifold, "gradient")
+    with pytest.raises(FlowError) as info:
+        gradient_flow(problem, [[1.0]], [0, 0.1, 0.2, 5.0], method=method)
+    found = re.fullmatch(
+        rf"the integrator {method} failed at time ([\d.]+): "
+        r"the gradient is not finite at time ([\d.]+)",
+        str(info.value),
+    )
+    end = np.log(2) if manifold.__class__ is Euclidean else 0.5
+    assert float(found[1]) == pytest.approx(end, abs=0.1)
+    assert float(found[2]) == pytest.approx(end, abs=0.1)
+    result = info.value.result
+    np.testing.assert_array_equal(result.times, [0, 0.1, 0.2])
+    assert result.message == "stopped by FlowError"
+    assert result.success is False
+    assert result.nfev > 10
+    assert np.isfinite(result.points).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("method", ["DOP853", "BDF"])
+def test_a_cost_that_is_not_finite_is_named(method, value):
+    problem = ending_at_a_half(Euclidean(1, 1), "cost", value)
+    message = f"^the cost is not finite at time 1: it is {value}"
+    with pytest.raises(FlowError, match=message) as info:
+        gradient_flow(problem, [[1.0]], [0, 0.1, 1.0, 5.0], method=method)
+    np.testing.assert_array_equal(info.value.result.times, [0, 0.1])
+    with pytest.raises(FlowError, match=message) as info:
+        network_flow(problem, [[[1.0]], [[1.0]]], [0, 0.1, 1.0, 5.0], method=method)
+    assert len(info.value.result.layers) == 2
+
+
+def test_a_norm_that_ends_where_a_step_has_led_is_named():
+    manifold = Euclidean(1)
+
+    def norm(point, vector):
+        if point[0] < 0.5:
+            raise NotFiniteError("the metric ends here")
+        return np.linalg.norm(vector)
+
+    manifold.norm = norm
+    with pytest.raises(FlowError, match=r"^the gradient is not finite at time [\d.]+: the metric"):
+        gradient_flow(problem_on(manifold, 0.0, 2), [1.0], [0, 5], gradient_tolerance=1e-3)
+
+
+@pytest.mark.parametrize(
+    "manifold", [Euclidean(1, 1), FullRank(1, 1, DeepLinearMetric(2))], ids=str
+)
+def test_a_flow_without_a_gradient_at_its_start_does_not_begin(manifold):
+    problem = ending_at_a_half(manifold, "gradient")
+    for times in ([3.0], [3.0, 4.0]):
+        with pytest.raises(FlowError, match="^the gradient is not finite at time 3") as info:
+            gradient_flow(problem, [[0.4]], times)
+        assert info.value.result is None
+
+
+def test_a_velocity_that_is_not_finite_at_the_start_is_no_endless_search():
+    class Stuck(Euclidean):
+        def embedding(self, point, tangent_vector):
+            return tangent_vector / 0.0
+
+    problem = problem_on(Stuck(2), 0.0)
+    with np.errstate(all="ignore"), pytest.raises(FlowError, match="not finite at time 0"):
+        gradient_flow(problem, [1.0, 1.0], [0, 1])
+
+
+@pytest.mark.parametrize("error", [ValueError, np.linalg.LinAlgError, OverflowError])
+def test_errors_of_the_cost_stay_what_they_are(error):
+    manifold = Euclidean(1, 1)
+
+    @pymanopt.function.numpy(manifold)
+    def cost(W):
+        return float(W[0, 0] ** 2 / 2)
+
+    calls = []
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(W):
+        calls.append(W)
+        if len(calls) > 40 and W[0, 0] < 0.5:
+            raise error("of the cost")
+        return W * np.nan if W[0, 0] < 0.5 else W
+
+    problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+    with pytest.raises(error) as info:
+        gradient_flow(problem, [[1.0]], [0, 0.1, 5.0])
+    assert type(info.value) is error
+    assert str(info.value) == "of the cost"
+    np.testing.assert_array_equal(info.value.result.times, [0, 0.1])
+
+
+def test_layers_of_a_width_that_the_manifold_has_not_are_refused():
+    manifold = FixedRank(4, 3, 2, DeepLinearMetric(2))
+
+    @pymanopt.function.autograd(manifold)
+    def cost(u, s, vt):
+        return anp.sum(s)
+
+    problem = pymanopt.Problem(manifold, cost)
+    for width in (1, 3):
+        with pytest.raises(ValueError, match=r"^the end-to-end matrix .* \(4, 3\) and rank 2"):
+            network_flow(problem, [np.ones((width, 3)), np.ones((4, width))], [0, 1])

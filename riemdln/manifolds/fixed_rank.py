@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pymanopt.tools import ndarraySequenceMixin
 
 from riemdln._ambient import Ambient, Rest, ambient_matrix, finite_block, is_low_rank
 from riemdln._arrays import floating_array, integer
 from riemdln.geodesics import GeodesicError, exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
+from riemdln.manifolds._coordinates import FactorCoordinates
 from riemdln.metrics import MetricAt, SpectralMetric
 from riemdln.metrics._frame import Blocks, Frame
 from riemdln.metrics._spectral_at import SpectralAt
+from riemdln.networks import thin_end_to_end
 
 __all__ = ["FixedRank", "FixedRankPoint", "FixedRankVector"]
 
@@ -126,7 +129,6 @@ class FixedRank(MetricManifold):
     ----------
     - B. Vandereycken. Low-rank matrix completion by Riemannian optimization. SIAM J. Optim. 2013.
     - G. Menon. The geometry of the deep linear network. 2024.
-    - O. Koch, C. Lubich. Dynamical low-rank approximation. SIAM J. Matrix Anal. Appl. 29, 2007.
 
     Examples
     --------
@@ -348,35 +350,14 @@ class FixedRank(MetricManifold):
         }
         return self._ask(point, "hessian", tangent_vector=tangent_vector, **covectors)
 
-    # Coordinates for flows: W = U B V^T with any invertible B, whose motion is smooth where
-    # singular values meet (Koch and Lubich 2007): U' = Up B^{-1}, B' = M, V' = Vp B^{-T}.
-    def to_coordinates(self, point: FixedRankPoint) -> Matrix:
-        """The entries of U = u, B = diag(s) and V = vt^T in one vector."""
-        frame = self._frame(point)
-        parts = frame.U.ravel(), np.diag(frame.s).ravel(), frame.Vt.T.ravel()
-        return np.concatenate(parts).astype(np.float64)
+    def coordinates(self) -> FactorCoordinates:
+        """Coordinates for differential equations: three factors U B V^T with any invertible B."""
+        return FactorCoordinates(*self._shape, self._k, FixedRankPoint)
 
-    def from_coordinates(self, coordinates: Matrix) -> FixedRankPoint:
-        """The point U B V^T, of which U and V need not be quite orthonormal."""
-        return self._decompose(coordinates)[0]
-
-    def coordinate_velocity(self, coordinates: Matrix, tangent_vector: Any) -> Matrix:
-        """How the coordinates move when the point moves along a tangent vector."""
-        (_, s, _), left, right = self._decompose(coordinates)
-        Up, M, Vp = tangent_vector
-        s = np.where(s > 0, s, 1.0)
-        # u = U C with C = left^{-1}, and the same on the right.
-        B = np.linalg.solve(left, np.linalg.solve(right, M.T).T)
-        return np.concatenate([((Up / s) @ left).ravel(), B.ravel(), ((Vp / s) @ right).ravel()])
-
-    def _decompose(self, coordinates: Matrix) -> tuple[FixedRankPoint, Matrix, Matrix]:
-        """The point at coordinates, and the factors left = u^T U and right = v^T V."""
-        m, k = self._shape[0], self._k
-        U, B, V = (part.reshape(-1, k) for part in np.split(coordinates, [m * k, m * k + k * k]))
-        (Q_u, R_u), (Q_v, R_v) = np.linalg.qr(U), np.linalg.qr(V)
-        left, s, right = np.linalg.svd(R_u @ B @ R_v.T)
-        point = FixedRankPoint(Q_u @ left, s, right @ Q_v.T)
-        return point, left.T @ R_u, right @ R_v
+    def from_layers(self, layers: Sequence[ArrayLike]) -> FixedRankPoint:
+        """The end-to-end matrix of a deep linear network whose narrowest layer has width k."""
+        u, s, vt = thin_end_to_end(layers)
+        return FixedRankPoint(u, s, vt)  # type: ignore[arg-type]
 
     def _covector(self, point: FixedRankPoint, gradient: Any) -> Blocks:
         """The blocks of a Euclidean gradient, given as an m x n matrix or by its factors."""
@@ -462,14 +443,16 @@ class FixedRank(MetricManifold):
 
     def _require_finite(self, name: str, value: Any) -> None:
         if isinstance(value, Blocks):
-            fields = {"M": value.M, "Up": value.Up, "Vp": value.Vp}
+            parts = [(name, part) for part in value.parts()]
+        elif np.ndim(value[1]) == 1:
+            parts = [
+                (f"{name}.{field}", part)
+                for field, part in zip(("u", "s", "vt"), value, strict=True)
+            ]
         else:
-            fields = dict(
-                zip(("u", "s", "vt") if np.ndim(value[1]) == 1 else _Vector._fields, value)
-            )
-        for field, part in fields.items():
-            if part is not None:
-                finite_block(f"{name}.{field}", floating_array(name, part))
+            parts = [(name, part) for part in value]
+        for where, part in parts:
+            finite_block(where, floating_array(where, part))
 
     def _is_undefined(self, vector: Any) -> bool:
         return all(np.isnan(block).all() for block in vector)

@@ -9,10 +9,17 @@ import pytest
 import scipy.linalg
 from pymanopt.optimizers import NelderMead, ParticleSwarm, TrustRegions
 
-from riemdln import DeepLinearMetric, FullRank, GeodesicError, KroneckerMetric, SpectralMetric
+from riemdln import (
+    DeepLinearMetric,
+    FullRank,
+    GeodesicError,
+    KroneckerMetric,
+    Metric,
+    SpectralMetric,
+)
 from riemdln.checks import check_hessian, check_retraction
 from riemdln.geodesics import exponential, geodesic, geodesic_between
-from riemdln.kernels import DeepLinearKernel
+from riemdln.kernels import DeepLinearKernel, FunctionKernel
 from riemdln.retractions import polar_retraction
 from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
 
@@ -535,9 +542,32 @@ def test_bad_vectors_are_named_as_the_caller_knows_them(retraction):
             call(X.T)
 
 
-def test_the_isometric_transport_needs_a_spectral_metric():
-    with pytest.raises(ValueError, match=r"^transport must be one of 'identity' with Kronecker"):
-        FullRank(2, 2, KroneckerMetric(np.eye(2), np.eye(2)), transport="isometric")
+def test_the_isometric_transport_is_for_every_metric(rng):
+    class Weighted(Metric):
+        def sharp(self, W, P):
+            return (1 + W**2) * P
+
+    for metric in (Weighted(), KroneckerMetric(np.diag([1.0, 3.0]), np.eye(2))):
+        manifold = FullRank(2, 2, metric, transport="isometric")
+        a, b, X, Y = rng.standard_normal((4, 2, 2))
+        moved = (manifold.transport(a, b, V) for V in (X, Y))
+        expected = manifold.inner_product(a, X, Y)
+        assert manifold.inner_product(b, *moved) == pytest.approx(expected, rel=1e-12)
+
+
+def test_retractions_and_transports_may_be_functions_of_ones_own():
+    def retraction(W, X):
+        return W + 2 * X
+
+    def transport(W_a, W_b, X):
+        return 3 * X
+
+    metric, one = DeepLinearMetric(2), np.ones((1, 1))
+    manifold = FullRank(1, 1, metric, retraction=retraction, transport=transport)
+    assert manifold.retraction(one, one) == 3
+    assert manifold.transport(one, one, one) == 3
+    with pytest.raises(ValueError, match="^transport must be one of 'identity', 'isometric' or a"):
+        FullRank(1, 1, metric, transport="parallel")
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -565,7 +595,8 @@ def test_manifolds_with_geodesics_are_pickled(rng):
 def test_a_kernel_of_ones_own_has_geodesics(rng):
     # Its derivatives come from the kernel alone. At depth two the same kernel has them exactly.
     numerical = SpectralMetric(lambda s, t: s + t)
-    exact = SpectralMetric(lambda s, t: s + t, lambda a, b, t: 1 / (a + b) + 0 * t)
+    kernel = FunctionKernel(lambda s, t: s + t, lambda a, b, t: 1 / (a + b) + 0 * t, symmetric=True)
+    exact = SpectralMetric(kernel)
     W_a, W_b = nearby_points(rng, 3, 3)
     expected = FullRank(3, 3, DeepLinearMetric(2)).log(W_a, W_b)
     for metric, tolerance in ((numerical, 1e-6), (exact, 1e-8)):
@@ -584,10 +615,10 @@ def test_a_kernel_that_is_not_symmetric_takes_two_differences(rng):
         return P + W @ W.T @ P + 3 * P @ W.T @ W @ W.T @ W
 
     expected = derivative(lambda h: sharp(W + h * X), 1e-3)
-    for metric in (SpectralMetric(kernel), SpectralMetric(kernel, (first, second))):
+    for metric in (SpectralMetric(kernel), SpectralMetric(FunctionKernel(kernel, first, second))):
         np.testing.assert_allclose(metric.sharp_derivative(W, X, P), expected, rtol=1e-7, atol=1e-7)
 
 
 def test_refuses_differences_that_are_no_functions():
-    with pytest.raises(TypeError, match="^divided_difference must be a function or a pair"):
-        SpectralMetric(lambda s, t: s + t, (1.0, 2.0))
+    with pytest.raises(TypeError, match="^divided_difference must be a function of singular"):
+        FunctionKernel(lambda s, t: s + t, (1.0, 2.0))
