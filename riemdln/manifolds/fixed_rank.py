@@ -16,7 +16,7 @@ from riemdln.manifolds._base import Connection, MetricManifold
 from riemdln.manifolds._coordinates import FactorCoordinates
 from riemdln.metrics import MetricAt, SpectralMetric
 from riemdln.metrics._frame import Blocks, Frame
-from riemdln.metrics._spectral_at import SpectralAt
+from riemdln.metrics._spectral_at import FrameAt, SpectralAt
 from riemdln.networks import thin_end_to_end
 
 __all__ = ["FixedRank", "FixedRankPoint", "FixedRankVector"]
@@ -182,8 +182,7 @@ class FixedRank(MetricManifold):
 
     def at(self, point: FixedRankPoint) -> MetricAt:
         """The metric at a point, on vectors (Up, M, Vp)."""
-        at = self._metric.at_frame(self._frame(point))  # type: ignore[attr-defined]
-        return SpectralAt(at, _FactoredVectors(self, at.frame))
+        return _FactoredAt(self._metric.at_frame(self._frame(point)), self)  # type: ignore[attr-defined]
 
     def projection(self, point: FixedRankPoint, vector: Any) -> FixedRankVector:
         """The orthogonal projection of an m x n matrix on the tangent space.
@@ -357,7 +356,7 @@ class FixedRank(MetricManifold):
     def from_layers(self, layers: Sequence[ArrayLike]) -> FixedRankPoint:
         """The end-to-end matrix of a deep linear network whose narrowest layer has width k."""
         u, s, vt = thin_end_to_end(layers)
-        return FixedRankPoint(u, s, vt)  # type: ignore[arg-type]
+        return FixedRankPoint(u, s, vt)
 
     def _covector(self, point: FixedRankPoint, gradient: Any) -> Blocks:
         """The blocks of a Euclidean gradient, given as an m x n matrix or by its factors."""
@@ -462,15 +461,16 @@ class FixedRank(MetricManifold):
         return tuple(point)
 
 
-class _FactoredVectors:
-    """The tangent vectors (Up, M, Vp) of fixed rank at a point, as blocks in its frame."""
+class _FactoredAt(SpectralAt):
+    """The metric at a point of fixed rank, on vectors (Up, M, Vp)."""
 
-    def __init__(self, manifold: FixedRank, frame: Frame) -> None:
+    def __init__(self, at: FrameAt, manifold: FixedRank) -> None:
+        super().__init__(at)
         self._manifold = manifold
 
     def split(self, name: str, vector: Any) -> Blocks:
         """The blocks of a vector; a covector may have been split before."""
-        return vector if isinstance(vector, Blocks) else self._manifold._blocks(name, vector)
+        return self._manifold._checked(name, vector)
 
     def join(self, blocks: Blocks) -> FixedRankVector:
         """The vector that has these blocks."""

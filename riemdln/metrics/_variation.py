@@ -51,11 +51,11 @@ class Variation(NamedTuple):
 
     s: Array
     far: Array
-    near: Array | None
+    near: Array  # or None
     rise: Array
     slope: Array
-    edge: Array | None
-    corner: Array | None
+    edge: Array  # or None
+    corner: Array  # or None
 
     def derivative(self, X: Blocks, P: Blocks) -> Blocks:
         """What the variation of W W^T along X makes of P, up to what leaves both spaces."""

@@ -75,12 +75,14 @@ class DeepLinearMetric(SpectralMetric):
     """
 
     def __init__(self, depth: float) -> None:
-        super().__init__(DeepLinearKernel(depth))
+        kernel = DeepLinearKernel(depth)
+        super().__init__(kernel)
+        self._depth = kernel.depth
 
     @property
     def depth(self) -> float:
         """The depth N."""
-        return self._kernel.depth
+        return self._depth
 
     def __repr__(self) -> str:
         return f"DeepLinearMetric(depth={self.depth:.15g})"
