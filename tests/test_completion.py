@@ -161,6 +161,14 @@ def test_whole_numbers_may_be_observed(rng):
     np.testing.assert_array_equal(completion.spectral_point(2, rng=0).s, point.s)
 
 
+def test_entries_of_single_precision_are_fitted_in_double(rng):
+    target, W = rng.standard_normal((2, 6, 5)).astype(np.float32)
+    completion = MatrixCompletion(coo_array(target))
+    errors = W.astype(float) - target
+    np.testing.assert_array_equal(completion.gradient(W).toarray(), errors)
+    assert completion.cost(W) == pytest.approx(np.sum(errors**2) / 2, rel=1e-14)
+
+
 @pytest.mark.parametrize("chunk_size", [0, -5, 2.5, np.nan])
 def test_refuses_chunks_of_no_size(chunk_size):
     with pytest.raises(ValueError, match="^chunk_size must be a whole number, at least 1"):
@@ -367,7 +375,7 @@ def test_a_hessian_is_given_where_the_manifold_takes_one(rng):
     problem, point = completion.problem(manifold), manifold.random_point()
     assert issparse(problem.euclidean_gradient(point))
     X = manifold.random_tangent_vector(point)
-    assert issparse(problem.euclidean_hessian(point, manifold.embedding(point, X)))
+    assert issparse(problem.euclidean_hessian(point, X))
 
 
 def test_on_other_manifolds_a_step_is_that_of_a_dense_gradient(rng):
