@@ -95,6 +95,15 @@ def is_triple(value: Any, *ndims: int) -> bool:
     )
 
 
+def require_unmasked(name: str, value: Any) -> None:
+    """Raise a TypeError for a masked array, whose mask NumPy's functions would drop in silence."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be an array without a mask, got a numpy.ma.MaskedArray, whose masked "
+            "entries are unknown"
+        )
+
+
 def floating_array(name: str, value: Any) -> Array:
     """The value as an array of float32 or float64; integers become float64.
 
@@ -102,11 +111,7 @@ def floating_array(name: str, value: Any) -> Array:
     """
     if type(value) is np.ndarray and value.dtype.char in "df":
         return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} must be an array without a mask, got a numpy.ma.MaskedArray, of which the "
-            "masked entries are unknown"
-        )
+    require_unmasked(name, value)
     if not is_array_api_obj(value) or is_numpy_array(value):
         try:
             value = np.asarray(value)
