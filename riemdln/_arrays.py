@@ -29,7 +29,7 @@ class NotFiniteError(ValueError):
 
 
 def real_number(name: str, value: Any) -> float:
-    """The value as a float, if it is a real number; a bool or a string is none."""
+    """The value as a float, if it is a real number and neither a bool nor a string."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     try:
