@@ -205,11 +205,15 @@ def test_the_residuals_are_relative_errors():
     class Untidy(Sphere):
         def euclidean_to_riemannian_gradient(self, point, euclidean_gradient):
             gradient = super().euclidean_to_riemannian_gradient(point, euclidean_gradient)
-            return gradient + 3e-9 * self.norm(point, gradient) * point
+            return gradient + error * self.norm(point, gradient) * point
 
     np.random.seed(0)  # noqa: NPY002 (pymanopt's own source of randomness)
+    error = 3e-9
     check = check_gradient(problem_with(Untidy(2, 3)))
-    assert check.residuals["tangency"] == pytest.approx(3e-9, rel=1e-3)
+    assert check.residuals["tangency"] == pytest.approx(error, rel=1e-3)
+    error = 3e-8
+    with pytest.raises(CheckError, match="the relative error of tangency is 3.0e-08"):
+        check_gradient(problem_with(Untidy(2, 3)))
 
 
 def test_masked_points_are_refused():
@@ -270,6 +274,22 @@ def test_answers_that_are_no_real_finite_matrices_are_named(method):
 def test_small_errors_of_every_method_are_found(method):
     with pytest.raises(CheckError, match="the relative error"):
         check_metric(Answering(method, lambda Z: Z + 1e-4 * np.triu(Z, 1)), 3, 3, rng=0)
+
+
+@pytest.mark.parametrize(("m", "n"), [(2, 3), (9, 8)])
+@pytest.mark.parametrize("least", [-1e-2, -1e-5, -0.99])
+def test_one_negative_eigenvalue_is_found(m, n, least):
+    class Indefinite(Metric):
+        def sharp(self, W, P):
+            factors = np.ones((m, n))
+            factors[-1, -1] = least
+            return factors * P
+
+        def flat(self, W, Z):
+            return self.sharp(W, Z) / self.sharp(W, np.ones((m, n))) ** 2
+
+    with pytest.raises(CheckError, match=f"^sharp is not positive definite: .* is {least:.1e}"):
+        check_metric(Indefinite(), m, n, rng=0)
 
 
 def test_metrics_are_checked_at_the_matrices_of_the_seed():

@@ -175,6 +175,34 @@ def test_refuses_chunks_of_no_size(chunk_size):
         MatrixCompletion(entries([1.0], [0], [0]), chunk_size=chunk_size)
 
 
+def test_every_chunk_size_gives_every_entry(rng):
+    W, target = rng.standard_normal((2, 6, 5))
+    u, s, vt = np.linalg.svd(W, full_matrices=False)
+    for chunk_size in (1, 7, 28, 29, 30, 31):  # 29 leaves one entry for the last chunk
+        completion = MatrixCompletion(coo_array(target), chunk_size=chunk_size)
+        gradient = completion.gradient((u, s, vt)).toarray()
+        np.testing.assert_allclose(gradient, W - target, atol=1e-13)
+
+
+def test_the_errors_at_a_point_are_computed_once(rng, monkeypatch):
+    completion, *_ = completion_of(rng, 9, 7, 2, 0.5, progress=False)
+    manifold = FixedRank(9, 7, 2, DeepLinearMetric(2), rng=rng)
+    problem, calls = completion.problem(manifold), []
+    sample = riemdln.completion._Entries.sample
+
+    def counted(self, left, right):
+        calls.append(self)
+        return sample(self, left, right)
+
+    monkeypatch.setattr(riemdln.completion._Entries, "sample", counted)
+    for expected in (1, 2):
+        point = manifold.random_point()
+        problem.cost(point)
+        problem.riemannian_gradient(point)
+        completion.train_error(point)
+        assert len(calls) == expected
+
+
 def test_chunk_sizes_may_be_whole_floats(rng):
     completion, *_ = completion_of(rng, 9, 7, 2, 0.5, chunk_size=1e4)
     point = FixedRank(9, 7, 2, DeepLinearMetric(2), rng=rng).random_point()

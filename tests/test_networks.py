@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import array_api_strict
 import autograd
 import autograd.numpy as anp
@@ -144,6 +146,19 @@ def test_layers_of_every_library_give_what_numpy_gives(rng, library, dtype):
     assert float(imbalance(layers[:1])) == 0.0
     stack = give(np.ones((3, 2, 2), dtype))
     np.testing.assert_allclose(np.asarray(end_to_end(stack)), 4 * np.ones((2, 2)), rtol=tolerance)
+
+
+@pytest.mark.parametrize("widths", [[5, 2, 6], [5, 4, 2, 6], [5, 2, 4, 6], [5, 3, 3, 2, 7, 6]])
+def test_the_thin_end_to_end_matrix_has_the_rank_of_the_narrowest_layer(rng, widths):
+    layers = [rng.standard_normal((b, a)) for a, b in pairwise(widths)]
+    U, s, Vt = thin_end_to_end(layers)
+    assert (U.shape, s.shape, Vt.shape) == ((6, 2), (2,), (2, 5))
+    np.testing.assert_allclose(U * s @ Vt, product(layers), atol=1e-12)
+    for columns in (U, Vt.T):
+        np.testing.assert_allclose(columns.T @ columns, np.eye(2), atol=1e-14)
+    assert s[0] >= s[1] > 0
+    with pytest.raises(ValueError, match="^layers must be at least two at fixed rank"):
+        thin_end_to_end(layers[:1])
 
 
 def test_the_end_to_end_matrix_and_imbalance_of_tensors_can_be_differentiated(rng):
