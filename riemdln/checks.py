@@ -116,6 +116,11 @@ class MetricCheck:
         The relative error of Gamma(X, Y) = Gamma(Y, X), with Gamma `christoffel`.
     compatibility : float
         The relative error of 2 g(Gamma(X, Y), Y) against central differences of g(Y, Y) along X.
+    root : float
+        The relative error of R(R(P)) = A(P), with R the `root` of the cometric.
+    volume : float
+        The error of `log_volume_gradient` against central differences of `log_volume` along X, as
+        the change over a step of the length of W.
     """
 
     symmetry: float
@@ -125,6 +130,8 @@ class MetricCheck:
     adjoint: float
     christoffel_symmetry: float
     compatibility: float
+    root: float
+    volume: float
 
 
 def check_gradient(
@@ -334,9 +341,9 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = None) -> MetricCh
     Raises
     ------
     CheckError
-        If `sharp` is not symmetric, not positive definite or not inverted by `flat`, or its
-        derivative is wrong, by a relative error of more than 1e-6, or if an answer is not a
-        finite real m x n matrix.
+        If `sharp` is not symmetric, not positive definite, not inverted by `flat` or not the square
+        of `root`, or if a derivative is wrong, by a relative error of more than 1e-6, or if an
+        answer is not a finite real m x n matrix.
 
     Examples
     --------
@@ -406,7 +413,16 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = None) -> MetricCh
     change = differences(lambda V: pair(Y, metric.flat(V, Y))) - 2 * pair(flat_Y, gamma)
     compatibility = _relative(change, pair(Y, flat_Y) / unit)
     _require_small("compatibility", compatibility, "christoffel is not that of this metric")
-    return MetricCheck(symmetry, positivity, inverse, derivative, adjoint, asymmetry, compatibility)
+
+    root_P = _matrix("root", metric.root(W, P), W)
+    root = _relative(_matrix("root", metric.root(W, root_P), W) - sharp_P, sharp_P)
+    _require_small("root", root, "root applied twice is not sharp")
+    climb = pair(_matrix("log_volume_gradient", metric.log_volume_gradient(W), W), X)
+    volume = float(unit * abs(climb - differences(metric.log_volume)))
+    _require_small("volume", volume, "log_volume_gradient is not the gradient of log_volume")
+    return MetricCheck(
+        symmetry, positivity, inverse, derivative, adjoint, asymmetry, compatibility, root, volume
+    )
 
 
 def _positivity(

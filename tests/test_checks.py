@@ -247,7 +247,15 @@ class Answering(DeepLinearMetric):
         setattr(self, method, lambda *arguments: change(right(*arguments)))
 
 
-METHODS = ["sharp", "flat", "sharp_derivative", "sharp_derivative_adjoint", "christoffel"]
+METHODS = [
+    "sharp",
+    "flat",
+    "sharp_derivative",
+    "sharp_derivative_adjoint",
+    "christoffel",
+    "root",
+    "log_volume_gradient",
+]
 
 
 @pytest.mark.parametrize("power", [0.5, -0.5])
@@ -290,6 +298,36 @@ def test_one_negative_eigenvalue_is_found(m, n, least):
 
     with pytest.raises(CheckError, match=f"^sharp is not positive definite: .* is {least:.1e}"):
         check_metric(Indefinite(), m, n, rng=0)
+
+
+class Weighted(Metric):
+    """A(P) = (1 + W^2) P, entrywise: sqrt(det g) is the product of (1 + w^2)^{-1/2}."""
+
+    def __init__(self, root=0.5, gradient=1.0, volume=0.5):
+        self._root, self._gradient, self._volume = root, gradient, volume
+
+    def sharp(self, W, P):
+        return (1 + W**2) * P
+
+    def root(self, W, Z):
+        return (1 + W**2) ** self._root * Z
+
+    def log_volume(self, W):
+        return -self._volume * np.sum(np.log(1 + W**2))
+
+    def log_volume_gradient(self, W):
+        return -self._gradient * W / (1 + W**2)
+
+
+def test_roots_and_volumes_are_checked():
+    check = check_metric(Weighted(), 2, 3, rng=0)
+    assert check.root < 1e-14
+    assert check.volume < 1e-9
+    with pytest.raises(CheckError, match="^root applied twice is not sharp"):
+        check_metric(Weighted(root=0.50001), 2, 3, rng=0)
+    for wrong in ({"gradient": 1.0001}, {"volume": 0.50001}, {"gradient": 0.0}, {"volume": 0.0}):
+        with pytest.raises(CheckError, match="^log_volume_gradient is not the gradient"):
+            check_metric(Weighted(**wrong), 2, 3, rng=0)
 
 
 def test_metrics_are_checked_at_the_matrices_of_the_seed():
