@@ -86,7 +86,7 @@ def test_a_product_of_lines(rng):
     middle = np.sinh((np.arcsinh(a) + np.arcsinh(b)) / 2)
     np.testing.assert_allclose(manifold.pair_mean(a, b), middle, atol=1e-6)
     assert manifold.dist(0 * a, b) == pytest.approx(np.linalg.norm(np.arcsinh(b)), rel=1e-7)
-    check_metric(Weighted(), 2, 3)
+    check_metric(Weighted(), 2, 3, rng=0)
 
     @pymanopt.function.autograd(manifold)
     def cost(W):
@@ -184,14 +184,14 @@ class WrongAdjoint(Weighted):
 )
 def test_check_metric_finds_what_is_wrong(metric, message):
     with pytest.raises(AssertionError, match=message):
-        check_metric(metric, 2, 3)
+        check_metric(metric, 2, 3, rng=0)
 
 
 @pytest.mark.parametrize(("m", "n"), [(2, 3), (20, 20)])
 def test_check_metric_finds_an_indefinite_metric(m, n):
     # A random covector sees but the mean of the eigenvalues, which is positive here.
     with pytest.raises(CheckError, match=r"positive definite: its least eigenvalue is -"):
-        check_metric(Indefinite(), m, n)
+        check_metric(Indefinite(), m, n, rng=0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 8, np.inf])
@@ -228,7 +228,7 @@ def test_kronecker_is_a_product_on_both_sides(rng):
     difference = np.sqrt(np.sum((Y - X) * metric.flat(W, Y - X)))
     assert manifold.dist(X, Y) == pytest.approx(difference)
     np.testing.assert_allclose(manifold.exp(W, X), W + X, atol=1e-13)
-    check_metric(metric, 2, 3)
+    check_metric(metric, 2, 3, rng=0)
 
 
 def test_one_natural_gradient_step_solves_linear_regression(rng):
