@@ -12,7 +12,7 @@ from riemdln.completion import MatrixCompletion
 from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, network_flow
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
-from riemdln.manifolds import FixedRank, FullRank
+from riemdln.manifolds import FixedRank, FullRank, PositiveDefinite
 from riemdln.metrics import DeepLinearMetric, KroneckerMetric, Metric, MetricAt, SpectralMetric
 from riemdln.networks import (
     balanced_layers,
@@ -38,6 +38,7 @@ __all__ = [
     "Metric",
     "MetricAt",
     "NetworkFlow",
+    "PositiveDefinite",
     "SpectralMetric",
     "balanced_layers",
     "checks",

@@ -241,7 +241,7 @@ def imbalances(layers: Sequence[Array]) -> list[Array]:
     --------
     >>> import numpy as np
     >>> import riemdln
-    >>> riemdln.networks.imbalances([np.array([[2.0]]), np.array([[3.0]])])
+    >>> riemdln.imbalances([np.array([[2.0]]), np.array([[3.0]])])
     [array([[5.]])]
     """
     layers = chained_layers("layers", layers)

@@ -66,7 +66,9 @@ def test_right_problems_pass(manifold):
 def test_wrong_gradients_are_found(manifold):
     np.random.seed(0)  # noqa: NPY002 (pymanopt's own source of randomness)
     for factor in (1.1, 1.01, 1.001):
-        with pytest.raises(CheckError, match=r"slope 1\.\d* in the step size, and 2 was expected"):
+        with pytest.raises(
+            CheckError, match=r"slope (0\.9|1\.)\d* in the step size, and 2 was expected"
+        ):
             check_gradient(problem_with(manifold(), gradient=lambda W, c=factor: c * W**3))
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymanopt.tools import ndarraySequenceMixin
 
-from riemdln._ambient import Ambient, Rest, ambient_matrix, finite_block, is_low_rank
-from riemdln._arrays import floating_array, integer
+from riemdln._ambient import Ambient, Rest, ambient_matrix, finite_block
+from riemdln._arrays import Rng, floating_array, integer, is_triple
 from riemdln.geodesics import GeodesicError, exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
 from riemdln.manifolds._coordinates import FactorCoordinates
@@ -155,7 +155,7 @@ class FixedRank(MetricManifold):
         k: int,
         metric: SpectralMetric,
         *,
-        rng: np.random.Generator | int | None = None,
+        rng: Rng = None,
     ) -> None:
         m, n, k = integer("m", m), integer("n", n), integer("k", k)
         if k > min(m, n):
@@ -479,7 +479,7 @@ class _FactoredAt(SpectralAt):
 
 def _are_factors(gradient: Any) -> bool:
     """Whether a Euclidean gradient is that of the factors u, s and vt."""
-    return isinstance(gradient, (list, tuple)) and not is_low_rank(gradient)
+    return isinstance(gradient, (list, tuple)) and not is_triple(gradient, 2, 2, 2)
 
 
 def _orthonormal_complement(U: Matrix, Up: Matrix | None) -> tuple[Matrix, Matrix]:

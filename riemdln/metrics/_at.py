@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from riemdln._arrays import Array, floating_array, matching_matrix, random_generator
+from riemdln._arrays import Array, Rng, floating_array, matching_matrix, random_generator
 
 __all__ = ["MetricAt", "fitting_stack"]
 
@@ -141,7 +141,7 @@ class MetricAt(abc.ABC):
         along_gradient = at.sharp_derivative(at.sharp(p), x)
         return back(lifted + 0.5 * (at.sharp_derivative(X, p) - along_gradient))
 
-    def random_tangent(self, rng: np.random.Generator | int | None = None) -> Vector:
+    def random_tangent(self, rng: Rng = None) -> Vector:
         """A random tangent vector, Gaussian and isotropic in the metric: the root of white noise.
 
         Parameters
