@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from riemdln._arrays import NotFiniteError, finite, finite_array, is_triple
 
-__all__ = ["Rest", "ambient_matrix", "finite_block"]
+__all__ = ["OrthogonalPart", "ambient_matrix", "finite_block"]
 
 # What has products with blocks of vectors, and a transpose T that has them too.
 Ambient = Any
@@ -52,7 +52,7 @@ def ambient_matrix(name: str, value: Any, shape: tuple[int, int]) -> Ambient:
     return value
 
 
-class Rest:
+class OrthogonalPart:
     """The part (I - U U^T) Z (I - V V^T) of a matrix orthogonal to both singular spaces.
 
     Parameters
@@ -67,9 +67,9 @@ class Rest:
         self._Z, self._U, self._V = Z, U, V
 
     @property
-    def mT(self) -> Rest:
+    def mT(self) -> OrthogonalPart:
         """The transpose."""
-        return Rest(self._Z.T, self._V, self._U)
+        return OrthogonalPart(self._Z.T, self._V, self._U)
 
     def __matmul__(self, columns: np.ndarray) -> np.ndarray:
         product = self._Z @ (columns - self._V @ (self._V.T @ columns))

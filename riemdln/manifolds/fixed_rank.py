@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymanopt.tools import ndarraySequenceMixin
 
-from riemdln._ambient import Ambient, Rest, ambient_matrix, finite_block
+from riemdln._ambient import Ambient, OrthogonalPart, ambient_matrix, finite_block
 from riemdln._arrays import Rng, floating_array, integer, is_triple
 from riemdln.geodesics import GeodesicError, exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
@@ -433,7 +433,7 @@ class FixedRank(MetricManifold):
         (U, _, Vt), (m, n), k = frame, self._shape, self._k
         ZV, ZtU = Z @ Vt.T, Z.T @ U
         M = U.T @ ZV
-        rest = None if k in (m, n) else Rest(Z, U, Vt.T)
+        rest = None if k in (m, n) else OrthogonalPart(Z, U, Vt.T)
         Up, Vp = ZV - U @ M, ZtU - Vt.T @ M.T
         return Blocks(None if k == m else Up, M, None if k == n else Vp, rest)
 

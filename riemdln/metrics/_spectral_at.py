@@ -90,7 +90,7 @@ class FrameAt(MetricAt):
         return reduce(xp.maximum, [xp.max(b, axis=axis) for b in self.theta.parts()])
 
     @cached_property
-    def rounding_level(self) -> Array:
+    def theta_rounding(self) -> Array:
         """Below it theta is lost in the rounding error of sharp, or 1 / theta overflows."""
         level, tiny = limits(self.theta.M).eps * self._largest, limits(self.theta.M).tiny
         return namespace(self.theta.M).where(level > tiny, level, tiny)[..., None, None]
@@ -99,7 +99,7 @@ class FrameAt(MetricAt):
     def is_regular(self) -> bool:
         """Whether no singular value is a rounding error, and no direction is frozen."""
         s, xp = self.frame.s, namespace(self.frame.s)
-        level = self.rounding_level[..., 0, 0]
+        level = self.theta_rounding[..., 0, 0]
         return certain(xp.all(self._least > level), otherwise=False) and certain(
             xp.all(s > self.frame.rounding), otherwise=False
         )
@@ -109,7 +109,7 @@ class FrameAt(MetricAt):
         """The factors of flat: 1 / theta, and 0 in frozen directions."""
         if self.is_regular:
             return self.theta.map(lambda theta: 1 / theta)
-        xp, s, level = namespace(self.frame.s), self.frame.s, self.rounding_level
+        xp, s, level = namespace(self.frame.s), self.frame.s, self.theta_rounding
         at_rank = self._factors(xp.where(s > self.frame.rounding, s, 0.0))
 
         def invert(theta: Array, theta_at_rank: Array) -> Array:
@@ -245,7 +245,7 @@ class FrameAt(MetricAt):
 
     def _logarithmic_slope(self, variation: Variation, theta: Array) -> Array:
         """The derivative of ln theta(s_i, s_j) in s_i^2."""
-        return variation.slope / theta
+        return variation.derivative_in_square / theta
 
     def _diagonal(self, d: Array) -> Blocks:
         """The blocks of U diag(d) V^T."""

@@ -214,7 +214,7 @@ class DeepLinearMetric(SpectralMetric):
         def over_theta(block: Array, theta: Array, least: Array) -> Array:
             # A direction is still where both singular values are rounding errors of W, or where
             # X has but its own rounding error, which 1 / theta would amplify.
-            frozen = (theta <= at.rounding_level) & (xp.abs(block) <= noise)
+            frozen = (theta <= at.theta_rounding) & (xp.abs(block) <= noise)
             still = (theta <= least / 2) | frozen
             return xp.where(still, 0.0, block / xp.where(still, 1.0, theta))
 
