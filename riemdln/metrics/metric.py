@@ -10,6 +10,7 @@ import numpy as np
 from riemdln._arrays import Array, finite, floating_array, matrix_shape
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
+from riemdln.metrics._rules import FUNCTIONS, AskedAt, are_differentiated
 
 __all__ = ["Metric"]
 
@@ -324,6 +325,14 @@ class Metric(abc.ABC):
             Arrays (K, m, n) at the times, and the length.
         """
         return None
+
+    def _ask(self, name: str, W: Array, *vectors: Array) -> Array:
+        """What the metric at a point says, with derivatives by rule where they are taken."""
+        if not are_differentiated(W, *vectors):
+            return getattr(self.at(W), name)(*vectors)
+        if name in FUNCTIONS:
+            return FUNCTIONS[name](self, W, *vectors)
+        return getattr(AskedAt(self, W), name)(*vectors)
 
     def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
         """Raise a ValueError where the metric does not exist on m x n matrices."""
