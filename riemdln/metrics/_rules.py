@@ -33,7 +33,7 @@ from riemdln._arrays import Array, is_traced, limits, namespace
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._frame import singular_frame
 
-__all__ = ["FUNCTIONS", "AskedAt", "Function", "are_differentiated"]
+__all__ = ["Function", "are_differentiated", "by_rule", "plainly"]
 
 
 class Function:
@@ -159,8 +159,24 @@ def are_differentiated(*arrays: Array) -> bool:
     )
 
 
-class AskedAt:
-    """What a metric's own functions make of the formulas of `MetricAt`.
+def plainly(name: str, metric: Any, W: Array, *vectors: Any) -> Any:
+    """What the metric at a point says, where no derivatives are taken."""
+    # Not a method that a metric defines itself, so that it may call this one by super().
+    at = metric.at(W)
+    return getattr(type(at), name)(at, *vectors)
+
+
+def by_rule(name: str, metric: Any, W: Array, *vectors: Any) -> Any:
+    """A function of a metric where derivatives are taken."""
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name](metric, W, *vectors)
+    if name in _COMPOSED:
+        return _COMPOSED[name](_MetricItself(metric, W), *vectors)
+    return plainly(name, metric, W, *vectors)
+
+
+class _MetricItself:
+    """A metric as formulas of `MetricAt` ask for it: all is asked of the metric's own functions.
 
     Parameters
     ----------
@@ -170,7 +186,7 @@ class AskedAt:
         The point.
     """
 
-    in_frame, inner, christoffel = MetricAt.in_frame, MetricAt.inner, MetricAt.christoffel
+    in_frame = MetricAt.in_frame
 
     def __init__(self, metric: Any, W: Array) -> None:
         self._metric, self._W = metric, W
@@ -178,14 +194,11 @@ class AskedAt:
     def __getattr__(self, name: str) -> Callable[..., Array]:
         return partial(getattr(self._metric, name), self._W)
 
-    def pair(self, p: Array, X: Array) -> Array:
-        """The pairing <p, X>."""
-        return (p * X).sum(axis=(-2, -1))
 
-
-def _asked(name: str) -> Callable[..., Array]:
-    """A function of a metric by the metric at a point, which is told values only."""
-    return lambda metric, W, *vectors: getattr(metric.at(W), name)(*vectors)
+_COMPOSED: dict[str, Callable[..., Array]] = {
+    "inner": lambda at, X, Y: (at.flat(X) * Y).sum(axis=(-2, -1)),
+    "christoffel": MetricAt.christoffel,
+}
 
 
 def _potential(name: str) -> dict[str, Function]:
@@ -201,8 +214,8 @@ def _potential(name: str) -> dict[str, Function]:
     def second(metric: Any, X: Array, W: Array) -> Array:
         return gradient.derivative(metric, W, X)
 
-    gradient = Function(_asked(gradient_name), second, second)
-    return {name: Function(_asked(name), tangent, pullback), gradient_name: gradient}
+    gradient = Function(partial(plainly, gradient_name), second, second)
+    return {name: Function(partial(plainly, name), tangent, pullback), gradient_name: gradient}
 
 
 def _without_derivative(name: str) -> Function:
@@ -214,35 +227,35 @@ def _without_derivative(name: str) -> Function:
     def symmetric(metric: Any, G: Array, W: Array, *vectors: Array) -> Array:
         return getattr(metric, name)(W, G)
 
-    return Function(_asked(name), refuse, refuse, symmetric)
+    return Function(partial(plainly, name), refuse, refuse, symmetric)
 
 
 # Each formula below has its arguments in this order: the metric, G or the direction, the point W,
 # and the vectors.
-FUNCTIONS = {
+_FUNCTIONS: dict[str, Function] = {
     "sharp": Function(
-        _asked("sharp"),
+        partial(plainly, "sharp"),
         lambda at, X, W, P: at.sharp_derivative(W, X, P),
         lambda at, G, W, P: at.sharp_derivative_adjoint(W, G, P),
         lambda at, G, W, P: at.sharp(W, G),
     ),
     "flat": Function(
-        _asked("flat"),
+        partial(plainly, "flat"),
         lambda at, X, W, Z: -at.flat(W, at.sharp_derivative(W, X, at.flat(W, Z))),
         lambda at, G, W, Z: -at.sharp_derivative_adjoint(W, at.flat(W, G), at.flat(W, Z)),
         lambda at, G, W, Z: at.flat(W, G),
     ),
     "sharp_derivative": Function(
-        _asked("sharp_derivative"),
-        lambda at, X, W, Y, p: FUNCTIONS["sharp_derivative"].derivative(at, W, X, Y, p),
-        lambda at, G, W, Y, p: FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, Y, G, p),
+        partial(plainly, "sharp_derivative"),
+        lambda at, X, W, Y, p: _FUNCTIONS["sharp_derivative"].derivative(at, W, X, Y, p),
+        lambda at, G, W, Y, p: _FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, Y, G, p),
         lambda at, G, W, Y, p: at.sharp_derivative_adjoint(W, G, p),
         lambda at, G, W, Y, p: at.sharp_derivative(W, Y, G),
     ),
     "sharp_derivative_adjoint": Function(
-        _asked("sharp_derivative_adjoint"),
-        lambda at, X, W, p, q: FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, X, p, q),
-        lambda at, G, W, p, q: FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, G, p, q),
+        partial(plainly, "sharp_derivative_adjoint"),
+        lambda at, X, W, p, q: _FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, X, p, q),
+        lambda at, G, W, p, q: _FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, G, p, q),
         lambda at, G, W, p, q: at.sharp_derivative(W, G, q),
         lambda at, G, W, p, q: at.sharp_derivative(W, G, p),
     ),
@@ -259,9 +272,7 @@ def _autograd_value(function: Function, metric: Any, *arrays: Array) -> Array:
 
 def _autograd_rule(place: int) -> Callable[..., Any]:
     def rule(value: Array, function: Function, metric: Any, *arrays: Array) -> Any:
-        return unbroadcast_f(
-            arrays[place], lambda G: function.cotangent(place, metric, G, *arrays)
-        )
+        return unbroadcast_f(arrays[place], lambda G: function.cotangent(place, metric, G, *arrays))
 
     return rule
 

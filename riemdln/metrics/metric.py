@@ -10,7 +10,7 @@ import numpy as np
 from riemdln._arrays import Array, finite, floating_array, matrix_shape
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
-from riemdln.metrics._rules import FUNCTIONS, AskedAt, are_differentiated
+from riemdln.metrics._rules import are_differentiated, by_rule, plainly
 
 __all__ = ["Metric"]
 
@@ -302,11 +302,6 @@ class Metric(abc.ABC):
         """
         return self._ask("random_tangent", W, rng)
 
-    def _ask(self, method: str, W: Array, *vectors: Any) -> Any:
-        # Not a method that a subclass defines itself, so that it may call this one by super().
-        at = self.at(W)
-        return getattr(type(at), method)(at, *vectors)
-
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
     ) -> tuple[Array, Array, float] | None:
@@ -326,13 +321,11 @@ class Metric(abc.ABC):
         """
         return None
 
-    def _ask(self, name: str, W: Array, *vectors: Array) -> Array:
+    def _ask(self, name: str, W: Array, *vectors: Any) -> Any:
         """What the metric at a point says, with derivatives by rule where they are taken."""
-        if not are_differentiated(W, *vectors):
-            return getattr(self.at(W), name)(*vectors)
-        if name in FUNCTIONS:
-            return FUNCTIONS[name](self, W, *vectors)
-        return getattr(AskedAt(self, W), name)(*vectors)
+        if are_differentiated(W, *vectors):
+            return by_rule(name, self, W, *vectors)
+        return plainly(name, self, W, *vectors)
 
     def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
         """Raise a ValueError where the metric does not exist on m x n matrices."""
