@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from riemdln._arrays import Array, finite, floating_array, matrix_shape
+from riemdln._arrays import Array, finite, floating_array, is_traced, matrix_shape, to_numpy
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
 from riemdln.metrics._rules import are_differentiated, by_rule, plainly
@@ -74,10 +74,14 @@ class Metric(abc.ABC):
         """
         W = checked_point("W", W)
         self.require_shape(*matrix_shape("W", W))
+        if is_traced(W):
+            raise TypeError(
+                f"{self!r} is asked by its values, but JAX traces W: its sharp alone can be traced"
+            )
         own = [name for name in VECTORS if getattr(type(self), name) is not getattr(Metric, name)]
         if W.ndim == 2:
             return GenericAt(self, W, own)
-        points = np.reshape(W, (-1, *W.shape[-2:]))
+        points = to_numpy(W).reshape(-1, *W.shape[-2:])
         return StackAt(W, [GenericAt(self, point, own) for point in points])
 
     @abc.abstractmethod
