@@ -208,6 +208,16 @@ def floating_array(name: str, value: Any) -> Array:
     return value
 
 
+def floating_arrays(**values: Any) -> list[Array]:
+    """The values as floating arrays; numbers take the dtype and the device of the arrays."""
+    if all(type(value) is np.ndarray for value in values.values()):
+        return [floating_array(name, value) for name, value in values.items()]
+    is_number = {name: isinstance(value, (int, float)) for name, value in values.items()}
+    arrays = {n: None if is_number[n] else floating_array(n, v) for n, v in values.items()}
+    first = next((a for a in arrays.values() if a is not None), np.zeros(()))
+    return [like(first, values[n]) if a is None else a for n, a in arrays.items()]
+
+
 def finite(name: str, value: Array) -> Array:
     """The array itself, if it has neither NaN nor infinity."""
     # A product tells of NaN and infinity at the least cost, unless it overflows.
