@@ -289,8 +289,8 @@ def test_a_metric_of_ones_own_may_ask_another_one(rng, point):
     }.items():
         expected = getattr(closed, name)(W, *arguments)
         np.testing.assert_allclose(getattr(own, name)(W, *arguments), expected, atol=1e-12)
-    expected = closed.at(W).hessian(X, P, Q)
-    np.testing.assert_allclose(own.at(W).hessian(X, P, Q), expected, atol=1e-12)
+    expected = closed.at(W).hessian(P, Q, X)
+    np.testing.assert_allclose(own.at(W).hessian(P, Q, X), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["autograd", "torch"])
