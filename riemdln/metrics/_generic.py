@@ -39,6 +39,9 @@ VECTORS = {
     "coordinate_laplacian": (),
 }
 
+# Those whose answer is a number.
+_NUMBERS = ("inner", "log_volume")
+
 
 class GenericAt(MetricAt):
     """A metric at one point of NumPy, from its method `sharp`, or from what else it defines itself.
@@ -188,13 +191,17 @@ class StackAt(MetricAt):
     def __init__(self, W: Array, each: list[MetricAt]) -> None:
         self._shape, self._each = W.shape, each
 
-    def _ask(self, name: str, *vectors: Array) -> Array:
-        m, n = self._shape[-2:]
+    def by_default(self, method: str, *vectors: Array) -> Array:
+        return self._loop(method, [partial(at.by_default, method) for at in self._each], vectors)
+
+    def _ask(self, method: str, *vectors: Array) -> Array:
+        return self._loop(method, [getattr(at, method) for at in self._each], vectors)
+
+    def _loop(self, method: str, functions: list[Any], vectors: tuple[Array, ...]) -> Array:
+        (m, n), stack = self._shape[-2:], self._shape[:-2]
         stacks = [np.broadcast_to(V, self._shape).reshape(-1, m, n) for V in vectors]
-        answers = np.array(
-            [getattr(at, name)(*own) for at, *own in zip(self._each, *stacks, strict=True)]
-        )
-        return answers.reshape(self._shape[:-2] + answers.shape[1:])
+        answers = [function(*own) for function, *own in zip(functions, *stacks, strict=True)]
+        return np.reshape(np.array(answers), stack + (() if method in _NUMBERS else (m, n)))
 
     def sharp(self, P: Array) -> Array:
         return self._ask("sharp", P)
@@ -207,6 +214,10 @@ class StackAt(MetricAt):
 
     def pair(self, p: Array, X: Array) -> Array:
         return np.sum(p * X, axis=(-2, -1))
+
+    def inner(self, X: Array, Y: Array) -> Array:
+        """The inner product of each point."""
+        return self._ask("inner", X, Y)
 
     def sharp_derivative(self, X: Array, p: Array) -> Array:
         return self._ask("sharp_derivative", X, p)

@@ -299,12 +299,11 @@ class Metric(abc.ABC):
         -------
         array (..., m, n)
         """
-        return self._ask("random_tangent", W, rng)
+        return self.at(W).random_tangent(rng)
 
     def _ask(self, method: str, W: Array, *vectors: Any) -> Any:
-        # Not a method that a subclass defines itself, so that it may call this one by super().
-        at = self.at(W)
-        return getattr(type(at), method)(at, *vectors)
+        # Not what a subclass defines itself, so that it may call this method by super().
+        return self.at(W).by_default(method, *vectors)
 
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
