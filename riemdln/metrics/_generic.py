@@ -39,6 +39,9 @@ VECTORS = {
     "coordinate_laplacian": (),
 }
 
+# Those whose answer is a number.
+_NUMBERS = ("inner", "log_volume")
+
 
 class GenericAt(MetricAt):
     """A metric at one point, from its method `sharp`, or from what else it defines itself.
@@ -189,12 +192,17 @@ class StackAt(MetricAt):
     def __init__(self, W: Array, each: list[MetricAt]) -> None:
         self._given, self._each = W, each
 
-    def _ask(self, name: str, *vectors: Array, entries: bool = True) -> Array:
-        """What the metric says at each point: a matrix, or a number if it has no entries."""
+    def by_default(self, method: str, *vectors: Array) -> Array:
+        return self._loop(method, [partial(at.by_default, method) for at in self._each], vectors)
+
+    def _ask(self, method: str, *vectors: Array) -> Array:
+        return self._loop(method, [getattr(at, method) for at in self._each], vectors)
+
+    def _loop(self, method: str, functions: list[Any], vectors: tuple[Array, ...]) -> Array:
         shape = tuple(self._given.shape)
         stacks = [np.broadcast_to(to_numpy(V), shape).reshape(-1, *shape[-2:]) for V in vectors]
-        answers = [getattr(at, name)(*own) for at, *own in zip(self._each, *stacks, strict=True)]
-        return like(self._given, np.reshape(answers, shape if entries else shape[:-2]))
+        answers = [function(*own) for function, *own in zip(functions, *stacks, strict=True)]
+        return like(self._given, np.reshape(answers, shape[:-2] if method in _NUMBERS else shape))
 
     def sharp(self, P: Array) -> Array:
         return self._ask("sharp", P)
@@ -207,6 +215,10 @@ class StackAt(MetricAt):
 
     def pair(self, p: Array, X: Array) -> Array:
         return namespace(X).sum(p * X, axis=(-2, -1))
+
+    def inner(self, X: Array, Y: Array) -> Array:
+        """The inner product of each point."""
+        return self._ask("inner", X, Y)
 
     def sharp_derivative(self, X: Array, p: Array) -> Array:
         return self._ask("sharp_derivative", X, p)
@@ -221,7 +233,7 @@ class StackAt(MetricAt):
         return like(self._given, rng.standard_normal(tuple(self._given.shape)))
 
     def log_volume(self) -> Array:
-        return self._ask("log_volume", entries=False)
+        return self._ask("log_volume")
 
     def log_volume_gradient(self) -> Array:
         return self._ask("log_volume_gradient")

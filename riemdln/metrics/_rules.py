@@ -161,9 +161,8 @@ def are_differentiated(*arrays: Array) -> bool:
 
 def plainly(name: str, metric: Any, W: Array, *vectors: Any) -> Any:
     """What the metric at a point says, where no derivatives are taken."""
-    # Not a method that a metric defines itself, so that it may call this one by super().
-    at = metric.at(W)
-    return getattr(type(at), name)(at, *vectors)
+    # Not what a metric defines itself, so that it may call this method by super().
+    return metric.at(W).by_default(name, *vectors)
 
 
 def by_rule(name: str, metric: Any, W: Array, *vectors: Any) -> Any:

@@ -310,7 +310,7 @@ class Metric(abc.ABC):
         -------
         array (..., m, n)
         """
-        return self._ask("random_tangent", W, rng)
+        return self.at(W).random_tangent(rng)
 
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
