@@ -47,8 +47,8 @@ class Limits(NamedTuple):
 def namespace(*arrays: Array) -> Any:
     """The array API namespace of some arrays; of NumPy's arrays it is NumPy itself."""
     for array in arrays:
-        if not isinstance(array, (np.ndarray, np.generic, float)):
-            return array_namespace(*(a for a in arrays if not isinstance(a, float)))
+        if not isinstance(array, (np.ndarray, np.generic, float, int)):
+            return array_namespace(*(a for a in arrays if not isinstance(a, (float, int))))
     return np
 
 

@@ -48,7 +48,7 @@ def gradient(kind, function, *arrays):
         arrays = [a.requires_grad_() for a in arrays]
         gradients = module.autograd.grad(function(*arrays), arrays)
     elif kind == "jax":
-        gradients = module.grad(function, places)(*arrays)
+        gradients = module.jit(module.grad(function, places))(*arrays)
     else:
         gradients = [autograd.grad(function, place)(*arrays) for place in places]
     return [np.asarray(g) for g in gradients]
@@ -261,7 +261,7 @@ def test_third_derivatives(kind):
             return lambda w: function(w).sum()
 
         value = grad(total(grad(total(grad(metric.log_volume)))))(w)
-    assert float(value[0, 0]) == pytest.approx(-1 / 1.7**3, rel=1e-7)
+    assert value[0, 0].item() == pytest.approx(-1 / 1.7**3, rel=1e-7)
 
 
 class Shifted(Metric):

@@ -134,7 +134,10 @@ class GenericAt(MetricAt):
         return to_numpy(vector).astype(np.float64)
 
     def _as_given(self, value: Array) -> Array:
-        return like(self._given, value)[()]
+        value = like(self._given, value)
+        return (
+            value[()] if isinstance(value, np.ndarray) else value
+        )  # a number, not of 0 dimensions
 
     def _apply(self, vector: Array) -> Array:
         return np.ravel(self._metric.sharp(self._W, vector.reshape(self._W.shape)))
