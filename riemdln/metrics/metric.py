@@ -32,6 +32,11 @@ class Metric(abc.ABC):
     `flat` comes by a linear solver and the derivatives of `sharp` by automatic
     differentiation, and with them all of `FullRank`. Override what has a closed form.
 
+    What a metric says can be differentiated itself, by autograd, PyTorch and JAX: in all vectors,
+    and in W, except for `root`, `coordinate_laplacian` and `random_tangent`. So a cost may
+    contain a metric, and a metric another one. First derivatives have closed forms, also where
+    singular values are equal; second ones are differences of these, to some ten digits.
+
     Attributes
     ----------
     ends_at_lower_rank : bool
