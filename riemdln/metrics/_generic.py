@@ -118,7 +118,7 @@ class GenericAt(MetricAt):
         return rng.standard_normal(self._W.shape).astype(self._dtype)
 
     def log_volume(self) -> Array:
-        return -np.linalg.slogdet(self._dense)[1] / 2
+        return self._as_given(-np.linalg.slogdet(self._dense)[1] / 2)
 
     def log_volume_gradient(self) -> Array:
         """From D ln det A[X] = sum_E <A^{-1} E, DA[X] E> over the unit matrices E."""
