@@ -350,10 +350,11 @@ def test_a_stack_of_ones_own_metric_is_a_loop(rng):
     np.testing.assert_allclose(hessian, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("smallest", [1e-3, 1e-11, 0.0])
 @pytest.mark.parametrize("name", ["depth 3", "depth inf", "asymmetric", "own"])
-def test_an_answer_never_depends_on_what_was_asked_before(rng, name):
+def test_an_answer_never_depends_on_what_was_asked_before(rng, name, smallest):
     m = n = 3
-    W, others = random_matrix(rng, m, n, [1.0, 0.3, 1e-3]), rng.standard_normal((3, m, n))
+    W, others = random_matrix(rng, m, n, [1.0, 0.3, smallest]), rng.standard_normal((3, m, n))
     vectors = rng.standard_normal((2, m, n))
     metric, make = METRICS[name](m, n), METRICS[name]
     questions = {"sharp": ("P",), **ASKED}
@@ -369,6 +370,68 @@ def test_an_answer_never_depends_on_what_was_asked_before(rng, name):
             given = vectors[: len(questions[method])]
             np.testing.assert_array_equal(getattr(at, method)(*given), fresh[method])
             np.testing.assert_array_equal(getattr(metric, method)(W, *given), fresh[method])
+
+
+@pytest.mark.parametrize("smallest", [1e-9, 1e-11, 0.0])
+def test_inner_does_not_know_which_vectors_are_gradients(rng, smallest):
+    metric, W = DeepLinearMetric(3), random_matrix(rng, 4, 4, [1.0, 0.5, 0.3, smallest])
+    P, X = rng.standard_normal((2, 4, 4))
+    Z = metric.sharp(W, P)
+    for pair in ((Z, X), (X, Z), (Z, Z)):
+        assert metric.inner(W, *pair) == DeepLinearMetric(3).inner(W, *pair)
+
+
+def test_a_kernel_that_reads_changed_state_is_read_again():
+    state = {"weight": 1.0}
+    W, E = np.diag([2.0, 1.0]), np.ones((2, 2))
+    for kernel in (
+        lambda s, t: state["weight"] + s * t,
+        DeepLinearMetric(1).kernel * 1e-9 + (lambda s, t: state["weight"] + s * t),
+    ):
+        metric = SpectralMetric(kernel)
+        for weight in (1.0, 5.0, 1.0):
+            state["weight"] = weight
+            expected = weight + np.outer([2.0, 1.0], [2.0, 1.0])
+            np.testing.assert_allclose(metric.sharp(W, E), expected, rtol=1e-8)
+            np.testing.assert_allclose(metric.flat(W, E), 1 / expected, rtol=1e-8)
+            np.testing.assert_allclose(metric.at(W).root(E), expected**0.5, rtol=1e-8)
+            assert metric.log_volume(W) == pytest.approx(-np.sum(np.log(expected)) / 2, rel=1e-8)
+    state["weight"] = 1.0
+
+
+def test_points_of_a_stack_may_be_of_any_size():
+    metric, W = SpectralMetric(lambda s, t: s + t), np.array([[[1e8]], [[1.0]]])
+    one = np.ones((2, 1, 1))
+    np.testing.assert_allclose(metric.sharp_derivative(W, one, one), 2 * one, rtol=1e-9)
+    np.testing.assert_allclose(metric.sharp_derivative_adjoint(W, one, one), 2 * one, rtol=1e-9)
+    np.testing.assert_allclose(metric.log_volume_gradient(W), -0.5 / W, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["depth 1", "depth 2", "asymmetric", "kronecker", "own"])
+def test_empty_stacks_have_empty_answers(name):
+    metric, empty = METRICS[name](2, 3), np.ones((4, 0, 2, 3))
+    for method, names in {"sharp": ("P",), "pair": ("p", "X"), **ASKED}.items():
+        shape = (4, 0) if method in ("pair", "inner", "log_volume") else (4, 0, 2, 3)
+        assert getattr(metric.at(empty), method)(*[empty] * len(names)).shape == shape
+        if method in ASKED:
+            assert getattr(metric, method)(empty, *[empty] * len(names)).shape == shape
+    assert metric.random_tangent(empty, 0).shape == (4, 0, 2, 3)
+
+
+@pytest.mark.parametrize("stack", [(), (2,)])
+@pytest.mark.parametrize("name", ["depth 1", "depth 2.5", "asymmetric", "kronecker", "own"])
+def test_single_precision_is_kept(rng, name, stack):
+    metric = METRICS[name](2, 3)
+    W, X, Y = rng.standard_normal((3, *stack, 2, 3)).astype(np.float32)
+    at, exact = metric.at(W), metric.at(W.astype(np.float64))
+    for method, names in {"sharp": ("P",), **ASKED}.items():
+        answer = getattr(at, method)(*(X, Y)[: len(names)])
+        expected = getattr(exact, method)(*(X, Y)[: len(names)])
+        if np.shape(answer):
+            assert answer.dtype == np.float32, method
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(answer, expected, atol=2e-3 * scale, err_msg=method)
+    assert at.random_tangent(rng).dtype == np.float32
 
 
 def matrix(point, vector):

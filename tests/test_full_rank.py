@@ -151,6 +151,67 @@ def test_random_points_and_vectors_have_a_seed(rng):
     assert np.linalg.matrix_rank(W) == 3
 
 
+@pytest.mark.parametrize("depth", [2, 2.5, math.inf])
+def test_random_points_are_connected(depth):
+    manifold = FullRank(3, 3, DeepLinearMetric(depth), rng=0)
+    points = np.array([manifold.random_point() for _ in range(20)])
+    assert np.all(np.linalg.det(points) > 0)
+    # Where lower rank is no boundary they are Gaussian: under 3 of 20 have a probability of 2e-4.
+    euclidean = FullRank(3, 3, DeepLinearMetric(1), rng=0)
+    signs = np.sign(np.linalg.det([euclidean.random_point() for _ in range(20)]))
+    assert 3 <= np.sum(signs > 0) <= 17
+
+
+def test_geodesics_are_remembered_by_their_ends_in_order(rng):
+    manifold = FullRank(2, 3, DeepLinearMetric(3))
+    a, b = random_matrix(rng, 2, 3, [2.0, 1.0]), random_matrix(rng, 2, 3, [1.5, 0.8])
+    for ends in ((a, b), (b, a)):
+        fresh = FullRank(2, 3, DeepLinearMetric(3))
+        expected = fresh.log(*ends), fresh.dist(*ends), fresh.pair_mean(*ends)
+        for _ in range(2):
+            velocity, length, middle = (
+                manifold.log(*ends),
+                manifold.dist(*ends),
+                (manifold.pair_mean(*ends)),
+            )
+            np.testing.assert_allclose(velocity, expected[0], rtol=1e-9, atol=1e-12)
+            assert length == pytest.approx(expected[1], rel=1e-9)
+            np.testing.assert_allclose(middle, expected[2], rtol=1e-9, atol=1e-12)
+            velocity += 1.0  # what was handed out is the caller's
+            middle += 1.0
+    assert np.abs(manifold.log(a, b) + manifold.log(b, a)).max() > 0.01
+
+
+def test_points_and_vectors_that_are_handed_out_are_the_callers(rng):
+    manifold, W = FullRank(2, 3, DeepLinearMetric(2)), rng.standard_normal((2, 3))
+    undefined = np.full((2, 3), np.nan)
+    assert manifold.retraction(W, undefined) is not W
+    assert not np.shares_memory(manifold.retraction(W, undefined), W)
+    assert not np.shares_memory(manifold.zero_vector(W), W)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 2.5])
+def test_single_precision_is_kept(rng, depth):
+    manifold = FullRank(2, 3, DeepLinearMetric(depth), rng=rng)
+    W, X, P = rng.standard_normal((3, 2, 3)).astype(np.float32)
+    for array in (
+        manifold.zero_vector(W),
+        manifold.random_tangent_vector(W),
+        manifold.sharp(W, P),
+        manifold.flat(W, X),
+        manifold.euclidean_to_riemannian_hessian(W, P, P, X),
+        manifold.retraction(W, X),
+    ):
+        assert array.dtype == np.float32
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_points_that_are_too_large_are_blamed():
+    manifold = FullRank(2, 2, DeepLinearMetric(64))
+    with pytest.raises(ValueError, match="^point, .*singular values from 1 to 1e.200.* too large"):
+        manifold.norm(np.diag([1e200, 1.0]), np.eye(2))
+
+
 def test_no_tangent_vector_at_the_zero_matrix():
     with pytest.raises(ValueError, match="every direction is frozen"):
         FullRank(2, 2, DeepLinearMetric(2)).random_tangent_vector(np.zeros((2, 2)))

@@ -19,6 +19,7 @@ from riemdln import (
 )
 from riemdln.checks import check_hessian, check_retraction
 from riemdln.geodesics import exponential, geodesic, geodesic_between
+from riemdln.geodesics._boundary_value import _polar_path
 from riemdln.kernels import DeepLinearKernel, FunctionKernel
 from riemdln.retractions import polar_retraction
 from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
@@ -78,7 +79,7 @@ def test_the_derivative_of_sharp_is_that_of_its_definition(rng, m, n, depth, spe
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-3)])
-@pytest.mark.parametrize("distance", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-9, 0.0])
+@pytest.mark.parametrize("distance", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 5e-8, 2e-8, 1e-9, 0.0])
 def test_the_derivative_near_clusters(rng, distance, dtype, tolerance):
     W = random_matrix(rng, 4, 4, 0.7 * (1 + distance * np.arange(4))).astype(dtype)
     X, P = rng.standard_normal((2, 4, 4)).astype(dtype)
@@ -408,11 +409,13 @@ def test_exp_and_log_are_inverse_to_each_other(rng, m, n, depth):
 def test_dist_is_a_distance(rng, depth):
     manifold = FullRank(3, 3, DeepLinearMetric(depth))
     a, b, c = nearby_points(rng, 3, 3, 3)
-    assert manifold.dist(a, b) == pytest.approx(manifold.dist(b, a), rel=1e-7)
+    # Another manifold has to solve for the way back.
+    back = FullRank(3, 3, DeepLinearMetric(depth))
+    assert manifold.dist(a, b) == pytest.approx(back.dist(b, a), rel=1e-7)
     assert manifold.dist(a, c) < manifold.dist(a, b) + manifold.dist(b, c)
     assert manifold.dist(a, a) == 0
     np.testing.assert_array_equal(manifold.log(a, a), np.zeros((3, 3)))
-    np.testing.assert_allclose(manifold.pair_mean(a, b), manifold.pair_mean(b, a), atol=1e-6)
+    np.testing.assert_allclose(manifold.pair_mean(a, b), back.pair_mean(b, a), atol=1e-6)
 
 
 @pytest.mark.parametrize("depth", [1, 1.5, 3, math.inf])
@@ -482,11 +485,61 @@ def test_a_geodesic_at_one_time_is_its_start(rng):
     assert start.length == 0
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("times", [[1.0, 2.0], [0.0, 2.0], [-3.0, -2.5, -1.0]])
+def test_a_geodesic_is_at_its_start_at_the_first_time(times, depth):
+    # At depth 2 the square root of one entry moves evenly, at depth 1 the entry itself.
+    start, velocity = 4.0, 2.0
+    path = geodesic(DeepLinearMetric(depth), [[start]], [[velocity]], times)
+    t = np.array(times) - times[0]
+    expected = (start ** (1 / depth) * (1 + velocity / start / depth * t)) ** depth
+    np.testing.assert_allclose(path.points.ravel(), expected, rtol=1e-9)
+    slopes = velocity * (expected / start) ** (1 - 1 / depth)
+    np.testing.assert_allclose(path.velocities.ravel(), slopes, rtol=1e-9)
+    speed = velocity if depth == 1 else velocity / np.sqrt(2 * start)
+    assert path.length == pytest.approx(speed * t[-1], rel=1e-12)
+    np.testing.assert_array_equal(path.times, times)
+
+
+def test_what_a_geodesic_hands_out_is_the_callers(rng):
+    a, b = nearby_points(rng, 2, 3)
+    for ends in ((a, b), (a, a)):
+        first = geodesic_between(DeepLinearMetric(3), *ends)
+        kept = [np.copy(array) for array in first[:3]]
+        for array in first[:3]:
+            array[...] = 7.0
+        again = geodesic_between(DeepLinearMetric(3), *ends)
+        for array, expected in zip(again[:3], kept, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3), (4, 3), (3, 3)])
+def test_the_first_guess_keeps_away_from_lower_rank(rng, shape):
+    for a, b in rng.standard_normal((30, 2, *shape)):
+        if shape == (3, 3) and np.linalg.det(a) * np.linalg.det(b) < 0:
+            b[:, 0] *= -1
+        path = _polar_path(a, b)(np.linspace(0, 1, 41))
+        np.testing.assert_allclose(path[[0, -1]], [a, b], atol=1e-12)
+        least = np.linalg.svd(path, compute_uv=False)[:, -1]
+        # The root of the second polar factor goes straight, so its least eigenvalue is concave.
+        assert np.min(least) >= min(least[0], least[-1]) * (1 - 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("depth", [2, 3, 8])
+def test_velocities_that_are_too_large_have_no_geodesic(depth):
+    for size in (1e60, 1e100):
+        with pytest.raises(GeodesicError, match="the geodesic was (not )?followed"):
+            FullRank(2, 2, DeepLinearMetric(depth)).exp(np.eye(2), size * np.eye(2))
+
+
 def test_single_precision_is_kept(rng):
     W, X = 0.3 * rng.standard_normal((2, 2, 3)).astype(np.float32)
     for retraction in ("linear", "second_order", "geodesic", "polar", "network"):
         manifold = FullRank(2, 3, DeepLinearMetric(2), retraction=retraction)
         assert manifold.retraction(W, 0.1 * X).dtype == np.float32
+    for array in geodesic_between(DeepLinearMetric(2), W, W + 0.1 * X)[1:3]:
+        assert array.dtype == np.float32
 
 
 def test_a_geodesic_that_meets_lower_rank_says_so():
@@ -499,6 +552,8 @@ def test_a_geodesic_that_meets_lower_rank_says_so():
         manifold.log(W, np.diag([1.0, -1.0]))
     with pytest.raises(GeodesicError, match="the point is of lower rank"):
         manifold.exp(np.diag([1.0, 0.0]), np.eye(2))
+    with pytest.raises(GeodesicError, match="the first point is of lower rank"):
+        manifold.dist(np.diag([1.0, 0.0]), W)
     with pytest.raises(GeodesicError, match="the second point is of lower rank"):
         manifold.dist(W, np.diag([1.0, 0.0]))
 

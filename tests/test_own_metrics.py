@@ -211,6 +211,37 @@ def test_flat_says_where_conjugate_gradients_do_not_converge():
         Singular().flat(np.ones((1, 2)), np.ones((1, 2)))
 
 
+class Diagonal(Metric):
+    """A(P) = d P entrywise, with a weight of its own for each entry."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def sharp(self, W, P):
+        return self.weights * P
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6, 1e12])
+def test_flat_solves_what_has_a_solution(rng, condition):
+    # The dense solver of small matrices: rows and columns of a diagonal do not disturb each other.
+    weights, Z = np.geomspace(1, condition, 144).reshape(12, 12), rng.standard_normal((12, 12))
+    actual = Diagonal(weights).flat(np.ones((12, 12)), Z)
+    np.testing.assert_allclose(actual, Z / weights, rtol=1e-10)
+
+
+def test_flat_of_large_matrices_solves_to_nearly_all_digits(rng):
+    weights, Z = np.geomspace(1, 100, 1200).reshape(40, 30), rng.standard_normal((40, 30))
+    Y = Diagonal(weights).flat(np.ones((40, 30)), Z)
+    assert np.linalg.norm(weights * Y - Z) < 1e-12 * np.linalg.norm(Z)
+
+
+def test_flat_of_large_matrices_says_where_it_did_not_converge(rng):
+    # So many eigenvalues of so many sizes are beyond conjugate gradients.
+    weights, Z = np.geomspace(1, 1e14, 1200).reshape(40, 30), rng.standard_normal((40, 30))
+    with pytest.raises(np.linalg.LinAlgError, match="^flat did not converge: the residual"):
+        Diagonal(weights).flat(np.ones((40, 30)), Z)
+
+
 def whitening(rng, m, n):
     roots = [rng.standard_normal((size, size)) for size in (m, n)]
     return [root @ root.T + np.eye(len(root)) for root in roots]
@@ -254,6 +285,8 @@ def test_one_natural_gradient_step_solves_linear_regression(rng):
     [
         (np.ones((2, 3)), "^left must be square"),
         (np.array([[1.0, 2.0], [0.0, 1.0]]), "^left must be symmetric"),
+        (np.array([[1.0, 5e-3], [0.0, 1.0]]), "^left must be symmetric.* 5.0e-03"),
+        (np.array([[1.0, 1e-7], [0.0, 1.0]]), "^left must be symmetric.* 1.0e-07"),
         (np.diag([1.0, -1.0]), "^left must be positive definite"),
         (scipy.linalg.hilbert(15), "^left must be positive definite to rounding error"),
         (np.full((2, 2), np.nan), "^left must be finite"),

@@ -120,11 +120,12 @@ class MetricManifold(Manifold):
     def norm(self, point: Point, tangent_vector: Vector) -> np.float64:
         """The norm sqrt(g_W(X, X)) of a tangent vector."""
         try:
-            square = self._ask(point, "inner", tangent_vector=tangent_vector, again=tangent_vector)
-        except NotFiniteError:
+            X = self._checked("tangent_vector", tangent_vector)
+            square = self.at(point).inner(X, X)
+        except NotFiniteError as error:
             if self._is_undefined(tangent_vector):
                 return np.float64(np.nan)
-            raise
+            raise self._explained(error, point=point, tangent_vector=tangent_vector) from error
         return np.float64(math.sqrt(max(float(square), 0.0)))
 
     def sharp(self, point: Point, covector: Vector) -> Vector:

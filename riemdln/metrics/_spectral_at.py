@@ -15,6 +15,7 @@ import numpy as np
 
 from riemdln._arrays import (
     Array,
+    NotFiniteError,
     certain,
     diagonal_matrix,
     finite,
@@ -55,7 +56,9 @@ class FrameAt(MetricAt):
         for theta in self.theta.parts():
             # Of a NaN no comparison is true.
             if not certain(xp.all((theta >= 0) & (theta < math.inf)), otherwise=True):
-                raise ValueError(self._what_is_wrong())
+                # A trial step that leads out of range is shortened; a wrong kernel stays wrong.
+                overflows = bool(xp.all(theta >= 0))
+                raise (NotFiniteError if overflows else ValueError)(self._what_is_wrong())
 
     def _factors(self, s: Array) -> Blocks:
         """The kernel on the blocks: theta(0, s_j), theta(s_i, s_j) and theta(s_i, 0)."""
