@@ -592,6 +592,32 @@ def test_points_that_are_too_large_are_blamed():
         FixedRank(5, 4, 2, DeepLinearMetric(64)).norm(point, X)
 
 
+@pytest.mark.filterwarnings("ignore:PyTorch does not support numpy arrays with negative strides")
+@pytest.mark.parametrize("backend", ["autograd", "pytorch", "jax"])
+def test_hessians_by_autodiff_of_the_factors_are_refused(rng, backend):
+    """They have no numbers in them that are right, so the shapes must keep them from having any."""
+    pytest.importorskip({"pytorch": "torch"}.get(backend, backend), reason="optional backend")
+    manifold = FixedRank(6, 5, 2, DeepLinearMetric(2), rng=rng)
+
+    @getattr(pymanopt.function, backend)(manifold)
+    def cost(u, s, vt):
+        return (((u * s) @ vt) ** 2).sum()
+
+    problem, point = pymanopt.Problem(manifold, cost), manifold.random_point()
+    X = manifold.random_tangent_vector(point)
+    with pytest.raises((ValueError, RuntimeError), match="shape|dimensions"):
+        problem.riemannian_hessian(point, X)
+    # Where the backend does not notice, the manifold does.
+    factors = problem.euclidean_gradient(point)
+    dense_matrix = np.ones((6, 5))
+    for pair, name in (
+        ((factors, dense_matrix), "euclidean_gradient"),
+        ((dense_matrix, factors), "euclidean_hessian"),
+    ):
+        with pytest.raises(TypeError, match=f"^{name} must be an m x n matrix"):
+            manifold.euclidean_to_riemannian_hessian(point, *pair, X)
+
+
 @pytest.mark.filterwarnings("ignore:.*encountered in")
 @pytest.mark.parametrize("optimizer", [SteepestDescent, ConjugateGradient, TrustRegions])
 def test_optimizers_may_reach_a_gradient_of_zero(optimizer):

@@ -123,7 +123,9 @@ class FixedRank(MetricManifold):
     array, a scipy.sparse.linalg.LinearOperator, or a triple (U, S, V) that stands for U S V^T.
     Hessians take the second form of both the gradient and its derivative along the triple
     `embedding`, because the part of the gradient that is orthogonal to both singular spaces, of
-    which the factors know nothing, enters there.
+    which the factors know nothing, enters there. So autodiff of the factors gives no Hessian:
+    pymanopt pairs the triple with the gradients of the factors, and stops at their shapes. Autodiff
+    of a function of the matrix does (see the second example).
 
     References
     ----------
@@ -145,6 +147,28 @@ class FixedRank(MetricManifold):
     >>> result = pymanopt.optimizers.ConjugateGradient(verbosity=0).run(problem)
     >>> u, s, vt = result.point
     >>> np.allclose(u * s @ vt, target, atol=1e-5)
+    True
+
+    Hessians by autodiff, of a function of the matrix:
+
+    >>> from autograd import grad, hessian_vector_product
+    >>> def loss(W):
+    ...     return anp.sum((W - target) ** 4) / 4 + anp.sum((W - target) ** 2) / 2
+    >>> @pymanopt.function.numpy(manifold)
+    ... def cost(u, s, vt):
+    ...     return loss(u * s @ vt)
+    >>> @pymanopt.function.numpy(manifold)
+    ... def gradient(u, s, vt):
+    ...     return grad(loss)(u * s @ vt)
+    >>> @pymanopt.function.numpy(manifold)
+    ... def hessian(u, s, vt, U, S, V):
+    ...     return hessian_vector_product(loss)(u * s @ vt, U @ S @ V.T)
+    >>> problem = pymanopt.Problem(
+    ...     manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian
+    ... )
+    >>> result = pymanopt.optimizers.TrustRegions(verbosity=0).run(problem)
+    >>> u, s, vt = result.point
+    >>> np.allclose(u * s @ vt, target, atol=1e-6)
     True
     """
 
