@@ -18,9 +18,9 @@ Vector = Any
 class MetricAt(abc.ABC):
     r"""A Riemannian metric at one point W, or at each point of a stack.
 
-    It is what `Metric.at` returns. Covectors P, p, q are Euclidean gradients, X, Y, Z are tangent
-    vectors; all are arrays of the shape of W, or on a manifold such as `FixedRank` that manifold's
-    own vectors.
+    It is what `riemdln.Metric.at` returns. Covectors P, p, q are Euclidean gradients, X, Y, Z are
+    tangent vectors; all are arrays of the shape of W, or on a manifold such as `riemdln.FixedRank`
+    that manifold's own vectors.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class MetricAt(abc.ABC):
 
     @abc.abstractmethod
     def coordinate_laplacian(self) -> Vector:
-        """The Laplace-Beltrami operator of the entries of W: see `Metric.coordinate_laplacian`."""
+        """The Laplace-Beltrami operator of the entries of W: see `riemdln.Metric.coordinate_laplacian`."""
 
     def in_frame(self) -> tuple[Self, Any, Any]:
         """The same metric where formulas are cheapest, with the maps of vectors there and back."""
