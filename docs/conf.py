@@ -147,7 +147,11 @@ def _test_pages(app):
     formatter = HtmlFormatter(lineanchors="line")
     for path in _TEST_FILES.values():
         code = highlight(path.read_text(encoding="utf-8"), PythonLexer(), formatter)
-        yield f"tests/{path.stem}", {"title": path.name, "body": f"<h1>{path.name}</h1>{code}"}, "page.html"
+        yield (
+            f"tests/{path.stem}",
+            {"title": path.name, "body": f"<h1>{path.name}</h1>{code}"},
+            "page.html",
+        )
 
 
 def setup(app):

@@ -73,7 +73,7 @@ class MetricAt(abc.ABC):
 
     @abc.abstractmethod
     def coordinate_laplacian(self) -> Vector:
-        """The Laplace-Beltrami operator of the entries of W: see `riemdln.Metric.coordinate_laplacian`."""
+        """Laplace-Beltrami of the entries of W: see `riemdln.Metric.coordinate_laplacian`."""
 
     def in_frame(self) -> tuple[Self, Any, Any]:
         """The same metric where formulas are cheapest, with the maps of vectors there and back."""
