@@ -7,16 +7,18 @@ pymanopt's optimizers, and the networks and flows to compare it with.
 
 from importlib.metadata import version
 
+from riemdln import checks, geodesics, kernels, retractions, transports
 from riemdln.completion import MatrixCompletion
 from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, network_flow
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
-from riemdln.manifolds import FixedRank, FullRank
-from riemdln.metrics import DeepLinearMetric, KroneckerMetric, Metric, SpectralMetric
+from riemdln.manifolds import FixedRank, FullRank, PositiveDefinite
+from riemdln.metrics import DeepLinearMetric, KroneckerMetric, Metric, MetricAt, SpectralMetric
 from riemdln.networks import (
     balanced_layers,
     end_to_end,
     imbalance,
+    imbalances,
     layer_gradients,
     random_layers,
 )
@@ -34,13 +36,21 @@ __all__ = [
     "KroneckerMetric",
     "MatrixCompletion",
     "Metric",
+    "MetricAt",
     "NetworkFlow",
+    "PositiveDefinite",
     "SpectralMetric",
     "balanced_layers",
+    "checks",
     "end_to_end",
+    "geodesics",
     "gradient_flow",
     "imbalance",
+    "imbalances",
+    "kernels",
     "layer_gradients",
     "network_flow",
     "random_layers",
+    "retractions",
+    "transports",
 ]

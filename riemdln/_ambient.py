@@ -9,17 +9,12 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from riemdln._arrays import NotFiniteError, finite, finite_array
+from riemdln._arrays import NotFiniteError, finite, finite_array, is_triple
 
-__all__ = ["Rest", "ambient_matrix", "finite_block", "is_low_rank"]
+__all__ = ["OrthogonalPart", "ambient_matrix", "finite_block"]
 
 # What has products with blocks of vectors, and a transpose T that has them too.
 Ambient = Any
-
-
-def is_low_rank(value: Any) -> bool:
-    """Whether a value is a triple (U, S, V) of matrices, which stands for U S V^T."""
-    return isinstance(value, (list, tuple)) and len(value) == 3 and np.ndim(value[1]) == 2
 
 
 def ambient_matrix(name: str, value: Any, shape: tuple[int, int]) -> Ambient:
@@ -42,7 +37,7 @@ def ambient_matrix(name: str, value: Any, shape: tuple[int, int]) -> Ambient:
     ValueError
         If it has another shape, or entries that are not finite.
     """
-    if is_low_rank(value):
+    if is_triple(value, 2, 2, 2):
         U, S, V = (finite_array(f"{name}[{j}]", factor) for j, factor in enumerate(value))
         if not all(a.shape[1] == b.shape[0] for a, b in pairwise((U, S, V.T))):
             raise ValueError(f"{name} must be factors (U, S, V) of a product U S V^T")
@@ -57,7 +52,7 @@ def ambient_matrix(name: str, value: Any, shape: tuple[int, int]) -> Ambient:
     return value
 
 
-class Rest:
+class OrthogonalPart:
     """The part (I - U U^T) Z (I - V V^T) of a matrix orthogonal to both singular spaces.
 
     Parameters
@@ -72,9 +67,9 @@ class Rest:
         self._Z, self._U, self._V = Z, U, V
 
     @property
-    def mT(self) -> Rest:
+    def mT(self) -> OrthogonalPart:
         """The transpose."""
-        return Rest(self._Z.T, self._V, self._U)
+        return OrthogonalPart(self._Z.T, self._V, self._U)
 
     def __matmul__(self, columns: np.ndarray) -> np.ndarray:
         product = self._Z @ (columns - self._V @ (self._V.T @ columns))

@@ -12,11 +12,24 @@ from functools import cache
 from numbers import Real
 from typing import Any, NamedTuple
 
+import array_api_compat
 import numpy as np
-from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
+from array_api_compat import array_namespace, is_array_api_obj, is_numpy_array
 
 # An array of any namespace that follows the array API standard.
 Array = Any
+
+device = array_api_compat.device
+
+# A source of randomness, as numpy.random.default_rng takes it.
+Rng = (
+    np.random.Generator
+    | np.random.BitGenerator
+    | np.random.SeedSequence
+    | Sequence[int]
+    | int
+    | None
+)
 
 
 class NotFiniteError(ValueError):
@@ -97,7 +110,7 @@ def _host(array: Array) -> Any:
 
 
 def real_number(name: str, value: Any) -> float:
-    """The value as a float, if it is a real number; a bool or a string is none."""
+    """The value as a float, if it is a real number and neither a bool nor a string."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     try:
@@ -138,17 +151,38 @@ def integer(name: str, value: Any, *, least: int = 1) -> int:
     return int(number)
 
 
-def random_generator(name: str, value: Any) -> np.random.Generator:
-    """A source of randomness: a generator itself, or a new one from a seed."""
-    if isinstance(value, np.random.Generator):
-        return value
+def random_generator(name: str, value: Rng) -> np.random.Generator:
+    """A source of randomness, from whatever `numpy.random.default_rng` takes."""
     try:
-        return np.random.default_rng(None if value is None else integer(name, value, least=0))
+        return np.random.default_rng(value)
     except (TypeError, ValueError) as error:
         raise type(error)(
-            f"{name} must be a numpy.random.Generator, a nonnegative whole number or None, "
-            f"got {value!r}"
+            f"{name} must be what numpy.random.default_rng takes, such as a Generator, a "
+            f"SeedSequence, a nonnegative whole number or None, got {value!r}"
         ) from error
+
+
+def is_triple(value: Any, *ndims: int) -> bool:
+    """Whether a value is a tuple or list of three arrays with these numbers of dimensions.
+
+    Lists of numbers are no arrays, so a matrix written as nested lists is never a triple.
+    """
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 3
+        and all(
+            is_array_api_obj(part) and part.ndim == d for part, d in zip(value, ndims, strict=True)
+        )
+    )
+
+
+def require_unmasked(name: str, value: Any) -> None:
+    """Raise a TypeError for a masked array, whose mask NumPy's functions would drop in silence."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be an array without a mask, got a numpy.ma.MaskedArray, whose masked "
+            "entries are unknown"
+        )
 
 
 def floating_array(name: str, value: Any) -> Array:
@@ -158,6 +192,7 @@ def floating_array(name: str, value: Any) -> Array:
     """
     if type(value) is np.ndarray and value.dtype.char in "df":
         return value
+    require_unmasked(name, value)
     if not is_array_api_obj(value) or is_numpy_array(value):
         try:
             value = np.asarray(value)
@@ -175,6 +210,9 @@ def floating_array(name: str, value: Any) -> Array:
 
 def finite(name: str, value: Array) -> Array:
     """The array itself, if it has neither NaN nor infinity."""
+    # A product tells of NaN and infinity at the least cost, unless it overflows.
+    if type(value) is np.ndarray and math.isfinite(np.vdot(value, value)):
+        return value
     xp = namespace(value)
     if not certain(xp.all(xp.isfinite(value)), otherwise=True):
         raise NotFiniteError(f"{name} must be finite, but it contains NaN or infinity")
@@ -221,7 +259,7 @@ def point_of_shape(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def finite_matrix(name: str, value: Any) -> np.ndarray:
+def finite_matrix(name: str, value: Any) -> Array:
     """The value as a single finite matrix with at least one row and one column."""
     array = finite_array(name, value)
     if array.ndim != 2 or 0 in array.shape:
@@ -229,20 +267,40 @@ def finite_matrix(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def chained_layers(name: str, value: Any) -> list[np.ndarray]:
-    """The layers [W_1, ..., W_N] as finite matrices that chain: W_{j+1} takes what W_j gives."""
-    if not isinstance(value, (Sequence, np.ndarray)) or isinstance(value, str):
+def chained_layers(name: str, value: Any) -> list[Array]:
+    """The layers [W_1, ..., W_N] as finite matrices that chain: W_{j+1} takes what W_j gives.
+
+    They are arrays of one namespace and of one dtype, that of their product.
+    """
+    if isinstance(value, str) or not (isinstance(value, Sequence) or is_array_api_obj(value)):
         raise TypeError(f"{name} must be a list of matrices, got {type(value).__name__}")
-    if not len(value):
+    if isinstance(value, Sequence):
+        given = list(value)
+    else:  # a stack; not every namespace iterates over one
+        given = [value[j, ...] for j in range(value.shape[0])] if value.ndim else []
+    if not given:
         raise ValueError(f"{name} must list at least one matrix, got none")
-    layers = [finite_matrix(f"{name}[{j}]", layer) for j, layer in enumerate(value)]
+    layers = [finite_matrix(f"{name}[{j}]", layer) for j, layer in enumerate(given)]
     for j, layer in enumerate(layers):
         if j and layer.shape[1] != layers[j - 1].shape[0]:
             raise ValueError(
-                f"{name} must chain: {name}[{j}] has shape {layer.shape}, but expected "
+                f"{name} must chain: {name}[{j}] has shape {tuple(layer.shape)}, but expected "
                 f"{layers[j - 1].shape[0]} columns, as many as {name}[{j - 1}] has rows"
             )
-    return layers
+    xp = common_namespace(name, *layers)
+    dtype = xp.result_type(*layers)
+    return [xp.astype(layer, dtype, copy=False) for layer in layers]
+
+
+def common_namespace(name: str, *arrays: Array) -> Any:
+    """The namespace of arrays that must all be of one library."""
+    try:
+        return array_namespace(*arrays)
+    except TypeError as error:
+        libraries = sorted({type(array).__module__.partition(".")[0] for array in arrays})
+        raise TypeError(
+            f"{name} must be arrays of one library, got {' and '.join(libraries)}"
+        ) from error
 
 
 def increasing_times(name: str, value: Any) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Numerical checks of gradients, Hessians, retractions and metrics.
 
-Each check compares a quantity with what it is defined by, at a random point. It returns numbers
-that a test can assert, raises `CheckError` with an explanation where they are wrong, and Taylor
-checks can draw themselves.
+Each check compares something, at one point, with its definition. Where they differ it raises a
+`CheckError` that says what is wrong. Otherwise it returns the errors that it found, which a test
+can assert and `TaylorCheck.plot` draws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from riemdln._arrays import integer, random_generator
+from riemdln._arrays import Rng, integer, random_generator, require_unmasked
 from riemdln.metrics import Metric
 
 __all__ = [
@@ -31,33 +31,32 @@ __all__ = [
 ]
 
 Vector = NDArray[np.floating[Any]]
-Rng = np.random.Generator | int | None
 
-
-# How far the logarithms of the errors may be from a line that they are said to lie on.
+# Up to this distance of their logarithms from a line, errors are said to lie on the line.
 _STRAIGHT = 0.02
 
 
 class CheckError(AssertionError):
-    """A check found something wrong."""
+    """What a check raises where it finds something wrong."""
 
 
 @dataclass(frozen=True)
 class TaylorCheck:
-    """How the error of a Taylor model depends on the step size.
+    """How fast the error of a Taylor model goes to zero with the step size.
+
+    On logarithmic axes the errors of a model of order p lie on a line of slope p.
 
     Attributes
     ----------
     slope : float
-        The order of the error in the step size, fitted at the smallest step sizes where the
-        errors are clear of rounding errors and lie on a line; infinite where the model is exact to
-        rounding.
+        The slope at the smallest step sizes where the errors are larger than rounding errors and
+        lie on a line; infinite if all errors are rounding errors.
     expected_slope : float
-        The least order that the model should have.
+        The slope that a right model has at least.
     residuals : dict of str to float
         Relative errors of what else was checked, such as "symmetry".
     step_sizes, errors : array (K,)
-        The step sizes and the errors of the model there.
+        The step sizes, and the errors of the model there.
     """
 
     slope: float
@@ -67,7 +66,7 @@ class TaylorCheck:
     errors: Vector = field(repr=False)
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw the errors over the step sizes, and a line of the expected slope.
+        """Draw the errors against the step sizes, beside a line of the expected slope.
 
         Parameters
         ----------
@@ -97,23 +96,31 @@ class TaylorCheck:
 
 @dataclass(frozen=True)
 class MetricCheck:
-    """Relative errors of a metric at a random point.
+    """How well a metric satisfies its equations at a random point.
 
     Attributes
     ----------
     symmetry : float
-        Of <P, A(Q)> = <Q, A(P)>.
+        The relative error of <P, A(Q)> = <Q, A(P)>, with A the cometric `sharp`.
     positivity : float
-        The least eigenvalue of `sharp` over the largest, which must be positive; of a matrix of
-        more than 64 entries, by the Lanczos method to three digits.
+        The least eigenvalue of A divided by the largest, which must be positive. For matrices of
+        more than 64 entries it is known to three digits, by the Lanczos method.
     inverse : float
-        Of A(flat(X)) = X.
+        The relative error of A(flat(X)) = X.
     derivative : float
-        Of `sharp_derivative` against central differences of `sharp`.
+        The relative error of `sharp_derivative` against central differences of `sharp`.
     adjoint : float
-        Of <Xi(p, q), X> = <p, DA[X] q>.
+        The relative error of <Xi(p, q), X> = <p, DA[X] q>, with Xi `sharp_derivative_adjoint` and
+        DA `sharp_derivative`.
     christoffel_symmetry : float
-        Of Gamma(X, Y) = Gamma(Y, X).
+        The relative error of Gamma(X, Y) = Gamma(Y, X), with Gamma `christoffel`.
+    compatibility : float
+        The relative error of 2 g(Gamma(X, Y), Y) against central differences of g(Y, Y) along X.
+    root : float
+        The relative error of R(R(P)) = A(P), with R the `root` of the cometric.
+    volume : float
+        The error of `log_volume_gradient` against central differences of `log_volume` along X, as
+        the change over a step of the length of W.
     """
 
     symmetry: float
@@ -122,6 +129,9 @@ class MetricCheck:
     derivative: float
     adjoint: float
     christoffel_symmetry: float
+    compatibility: float
+    root: float
+    volume: float
 
 
 def check_gradient(
@@ -131,19 +141,20 @@ def check_gradient(
 ) -> TaylorCheck:
     """Check the Riemannian gradient of a problem against its cost.
 
-    Along the retraction R the cost is f(R(t X)) = f + t <grad f, X> + O(t^2): slope 2.
+    Along a retraction R the cost is f(R(t X)) = f + t <grad f, X> + O(t^2), where the last term
+    has slope 2.
 
     Parameters
     ----------
     problem : pymanopt.Problem
         The problem.
     point, tangent_vector : array_like, optional
-        Where to check; random by default, and the vector of norm one.
+        Where to check, and in which direction. By default the manifold draws both at random.
 
     Returns
     -------
     TaylorCheck
-        With the residual "tangency": how far the gradient is from the tangent space.
+        With the residual "tangency", how far the gradient is from the tangent space.
 
     Raises
     ------
@@ -164,7 +175,8 @@ def check_gradient(
     2.0
     """
     _require_type("problem", problem, Problem)
-    manifold, point, X = _where(problem.manifold, point, tangent_vector)
+    manifold = problem.manifold
+    point, X = _where(manifold, point, tangent_vector)
     cost, gradient = problem.cost(point), problem.riemannian_gradient(point)
     derivative = manifold.inner_product(point, gradient, X)
     projected = manifold.to_tangent_space(point, gradient)
@@ -187,15 +199,16 @@ def check_hessian(
 ) -> TaylorCheck:
     """Check the Riemannian Hessian of a problem against its cost and gradient.
 
-    Along a geodesic the cost is f(exp(t X)) = f + t <grad f, X> + t^2 <Hess f[X], X> / 2 + O(t^3):
-    slope 3. A manifold without `exp` has to have a retraction of second order.
+    Along a geodesic the cost is f(exp(t X)) = f + t <grad f, X> + t^2 <Hess f[X], X> / 2 + O(t^3),
+    where the last term has slope 3. On a manifold without `exp` the retraction takes the place of
+    the geodesic, and must be of second order.
 
     Parameters
     ----------
     problem : pymanopt.Problem
         The problem.
     point, tangent_vector : array_like, optional
-        Where to check; random by default, and the vector of norm one.
+        Where to check, and in which direction. By default the manifold draws both at random.
 
     Returns
     -------
@@ -221,7 +234,8 @@ def check_hessian(
     3.0
     """
     _require_type("problem", problem, Problem)
-    manifold, point, X = _where(problem.manifold, point, tangent_vector)
+    manifold = problem.manifold
+    point, X = _where(manifold, point, tangent_vector)
     cost, gradient = problem.cost(point), problem.riemannian_gradient(point)
     first = manifold.inner_product(point, gradient, X)
     along_X = problem.riemannian_hessian(point, X)
@@ -260,21 +274,20 @@ def check_retraction(
 ) -> TaylorCheck:
     """Check a manifold's retraction against its geodesics.
 
-    Every retraction agrees with them to first order, ``|R(t X) - exp(t X)| = O(t^2)``, and one of
-    second order up to O(t^3).
+    The distance ``|R(t X) - exp(t X)|`` has slope 2 for every retraction, and slope 3 for one of
+    second order.
 
     Parameters
     ----------
     manifold : pymanopt.manifolds.manifold.Manifold
-        The manifold, which must have `exp`, with arrays for points, or triples (u, s, vt).
+        A manifold with `exp`, whose points are arrays or triples (u, s, vt).
     point, tangent_vector : array_like, optional
-        Where to check; random by default, and the vector of norm one.
+        Where to check, and in which direction. By default the manifold draws both at random.
 
     Returns
     -------
     TaylorCheck
-        With slope 2 for a retraction of first order and 3 for one of second order, and with the
-        residual "origin": how far R(0) is from the point.
+        With the residual "origin", how far R(0) is from the point.
 
     Raises
     ------
@@ -291,7 +304,7 @@ def check_retraction(
     3.0
     """
     _require_type("manifold", manifold, Manifold)
-    manifold, point, X = _where(manifold, point, tangent_vector)
+    point, X = _where(manifold, point, tangent_vector)
     start = _embedded(point)
     origin = _embedded(manifold.retraction(point, manifold.zero_vector(point)))
 
@@ -309,8 +322,8 @@ def check_retraction(
     )
 
 
-def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = 0) -> MetricCheck:
-    """Check a metric at a random m x n matrix with singular values from 1/2 to 2.
+def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = None) -> MetricCheck:
+    """Check a metric at a random m x n matrix, whose singular values go from 1/2 to 2.
 
     Parameters
     ----------
@@ -319,7 +332,7 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = 0) -> MetricCheck
     m, n : int
         The numbers of rows and columns.
     rng : numpy.random.Generator, int or None
-        Source of the random matrices, or a seed for one.
+        The source of the random matrices, or whatever else `numpy.random.default_rng` takes.
 
     Returns
     -------
@@ -328,14 +341,15 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = 0) -> MetricCheck
     Raises
     ------
     CheckError
-        If `sharp` is not symmetric, positive definite and inverted by `flat`, or its derivative
-        is wrong: an error of more than 1e-6.
+        If `sharp` is not symmetric, not positive definite, not inverted by `flat` or not the square
+        of `root`, or if a derivative is wrong, by a relative error of more than 1e-6, or if an
+        answer is not a finite real m x n matrix.
 
     Examples
     --------
     >>> import riemdln
     >>> from riemdln.checks import check_metric
-    >>> check = check_metric(riemdln.DeepLinearMetric(3), 2, 3)
+    >>> check = check_metric(riemdln.DeepLinearMetric(3), 2, 3, rng=0)
     >>> check.symmetry < 1e-12 and check.derivative < 1e-8
     True
     """
@@ -350,40 +364,65 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = 0) -> MetricCheck
     def pair(a: Vector, b: Vector) -> float:
         return float(np.sum(a * b))
 
-    sharp_P, sharp_Q = metric.sharp(W, P), metric.sharp(W, Q)
+    def sharp(W: Vector, covector: Vector) -> Vector:
+        return _matrix("sharp", metric.sharp(W, covector), W)
+
+    sharp_P, sharp_Q = sharp(W, P), sharp(W, Q)
     symmetry = _relative(pair(P, sharp_Q) - pair(Q, sharp_P), np.abs(P) * np.abs(sharp_Q))
     _require_small("symmetry", symmetry, "sharp is not symmetric: <P, A(Q)> differs from <Q, A(P)>")
-    positivity = _positivity(lambda P: metric.sharp(W, P), m, n, rng)
+    positivity = _positivity(lambda P: sharp(W, P), m, n, rng)
     if not positivity > 0:
         raise CheckError(
             "sharp is not positive definite: its least eigenvalue is "
             f"{positivity:.1e} times the largest"
         )
     try:
-        inverse = _relative(metric.sharp(W, metric.flat(W, X)) - X, X)
+        flat_X = _matrix("flat", metric.flat(W, X), W)
     except np.linalg.LinAlgError as error:
         raise CheckError(f"flat failed: {error}") from error
+    inverse = _relative(sharp(W, flat_X) - X, X)
     _require_small("inverse", inverse, "flat is not the inverse of sharp")
 
-    along_X = metric.sharp_derivative(W, X, P)
-    step = 1e-3 * np.linalg.norm(W) / np.linalg.norm(X)
-    differences = sum(
-        weight * metric.sharp(W + place * step * X, P)
-        for place, weight in ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
-    )
-    derivative = _relative(along_X - differences / step, sharp_P / np.linalg.norm(W))
+    along_X = _matrix("sharp_derivative", metric.sharp_derivative(W, X, P), W)
+    unit = np.linalg.norm(W) / np.linalg.norm(X)  # the steps along X that change W by its own size
+
+    def differences(function: Callable[[Vector], Any]) -> Any:
+        """The derivative along X, by central differences of fourth order."""
+        step = 1e-3 * unit
+        return sum(
+            weight * function(W + place * step * X) / step
+            for place, weight in ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+        )
+
+    expected = differences(lambda V: sharp(V, P))
+    derivative = _relative(along_X - expected, sharp_P / unit)
     _require_small(
         "derivative", derivative, "sharp_derivative is not the derivative of sharp along X"
     )
-    pulled = metric.sharp_derivative_adjoint(W, Q, P)
+    pulled = _matrix("sharp_derivative_adjoint", metric.sharp_derivative_adjoint(W, Q, P), W)
     adjoint = _relative(pair(pulled, X) - pair(Q, along_X), np.abs(Q) * np.abs(sharp_P))
     _require_small(
         "adjoint", adjoint, "sharp_derivative_adjoint is not the adjoint of sharp_derivative"
     )
-    gamma, swapped = metric.christoffel(W, X, Y), metric.christoffel(W, Y, X)
+    gamma, swapped = (
+        _matrix("christoffel", metric.christoffel(W, *vectors), W) for vectors in ((X, Y), (Y, X))
+    )
     asymmetry = _relative(gamma - swapped, np.abs(X) * np.abs(Y))
     _require_small("christoffel_symmetry", asymmetry, "christoffel is not symmetric in its vectors")
-    return MetricCheck(symmetry, positivity, inverse, derivative, adjoint, asymmetry)
+    flat_Y = metric.flat(W, Y)
+    change = differences(lambda V: pair(Y, metric.flat(V, Y))) - 2 * pair(flat_Y, gamma)
+    compatibility = _relative(change, pair(Y, flat_Y) / unit)
+    _require_small("compatibility", compatibility, "christoffel is not that of this metric")
+
+    root_P = _matrix("root", metric.root(W, P), W)
+    root = _relative(_matrix("root", metric.root(W, root_P), W) - sharp_P, sharp_P)
+    _require_small("root", root, "root applied twice is not sharp")
+    climb = pair(_matrix("log_volume_gradient", metric.log_volume_gradient(W), W), X)
+    volume = float(unit * abs(climb - differences(metric.log_volume)))
+    _require_small("volume", volume, "log_volume_gradient is not the gradient of log_volume")
+    return MetricCheck(
+        symmetry, positivity, inverse, derivative, adjoint, asymmetry, compatibility, root, volume
+    )
 
 
 def _positivity(
@@ -406,6 +445,23 @@ def _positivity(
     return float(np.min(eigenvalues) / np.max(np.abs(eigenvalues)))
 
 
+def _matrix(name: str, answer: Any, W: Vector) -> Vector:
+    """What a metric's method answered at W, if it is a finite real matrix of the shape of W."""
+    if np.shape(answer) != W.shape:
+        raise CheckError(f"{name} must have the shape of W, {W.shape}, got {np.shape(answer)}")
+    if not (np.isrealobj(answer) and np.isfinite(answer).all()):
+        m, n = W.shape
+        hint = (
+            ": one of W W^T and W^T W is singular there, and the rounding errors that take the "
+            "place of its zero eigenvalues may be negative and have no real powers"
+        )
+        raise CheckError(
+            f"{name} is not real and finite at a random {m} x {n} matrix of rank {min(m, n)}"
+            + (hint if m != n else "")
+        )
+    return np.asarray(answer)
+
+
 def _require_small(name: str, error: float, explanation: str) -> None:
     if not error < 1e-6:
         raise CheckError(f"{explanation}: the relative error {name} is {error:.1e}")
@@ -418,7 +474,7 @@ def _require_type(name: str, value: Any, expected: type) -> None:
 
 def _where(
     manifold: Manifold, point: ArrayLike | None, tangent_vector: ArrayLike | None
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, Any]:
     if tangent_vector is not None and point is None:
         raise ValueError("point must be given with tangent_vector, which is tangent there")
     if point is None:
@@ -426,10 +482,12 @@ def _where(
     if tangent_vector is None:
         tangent_vector = manifold.random_tangent_vector(point)
     if manifold.point_layout == 1:
+        require_unmasked("point", point)
+        require_unmasked("tangent_vector", tangent_vector)
         point, tangent_vector = np.asarray(point), np.asarray(tangent_vector)
     if not 0 < manifold.norm(point, tangent_vector) < np.inf:
         raise ValueError("tangent_vector must be finite and not zero")
-    return manifold, point, tangent_vector
+    return point, tangent_vector
 
 
 def _geodesic_step(manifold: Any, point: Any, vector: Any) -> Any:
@@ -464,10 +522,11 @@ def _taylor_check(
     residuals: dict[str, float],
     advice: str,
 ) -> TaylorCheck:
-    """Fit the slope of an error to the smallest step sizes where it is a clear straight line.
+    """Fit the slope of an error at the smallest step sizes where it is a clear straight line.
 
-    A term of too low an order, however small, is the largest one there. The last term of the
-    model tells whether a model without clear errors is exact or drowned in rounding errors.
+    There a term of too low an order, however small its factor, is larger than all others. If no
+    error is clear of rounding errors, the last term of the model tells whether the model is exact
+    or cannot be seen.
     """
     step_sizes = np.logspace(-6, -1, 31)
     errors = np.array([abs(float(error(t))) for t in step_sizes])

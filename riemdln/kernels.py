@@ -29,6 +29,9 @@ from riemdln._arrays import (
 
 __all__ = ["DeepLinearKernel", "FunctionKernel", "Kernel", "as_kernel"]
 
+# Depths whose sum over layers takes less time than the quotient.
+_FEW_LAYERS = (2, 3, 4)
+
 # Where a and b are closer than this, relatively, a divided difference is a mean of derivatives:
 # Gauss-Legendre quadrature in the square from b^2 to a^2. Farther apart it is a quotient.
 _CLOSE = 0.05
@@ -216,7 +219,8 @@ class DeepLinearKernel(Kernel):
     .. math:: \theta_\infty(s, t) = M^2 \frac{1 - r^2}{-2 \ln r}.
 
     The second form has no sum over layers, so it costs the same at every depth and extends
-    the first one to every real depth from 1 to infinity. On the diagonal
+    the first one, which is taken for two, three and four layers, to every real depth from 1 to
+    infinity. On the diagonal
     :math:`\theta_N(s, s) = N s^{2 - 2/N}` and :math:`\theta_\infty(s, s) = s^2`; where one argument
     is zero :math:`\theta_N(s, 0) = s^{2 - 2/N}` and :math:`\theta_\infty(s, 0) = 0`.
 
@@ -234,10 +238,11 @@ class DeepLinearKernel(Kernel):
 
     Notes
     -----
-    With x = ln r^2 the quotient is expm1(x) / expm1(x / N), a smooth function of x in which a
-    rounding error of x is harmless both at r -> 1, where x -> 0, and at r -> 0, where
-    x -> -inf. The ratio of the square roots does not underflow, whatever s and t are; theta itself
-    may, or overflow, since it is of the size of M^{2 - 2/N}.
+    The quotient is a smooth function of q = r^{1/2}: as (q - 1) (q + 1) (q^2 + 1) divided by
+    expm1((4 / N) ln q) it takes the rounding error of q, and adds none, both at r -> 1, where
+    numerator and denominator go to 0, and at r -> 0. The ratio q of the square roots does not
+    underflow, whatever s and t are; theta itself may, or overflow, since it is of the size of
+    M^{2 - 2/N}.
 
     References
     ----------
@@ -270,14 +275,25 @@ class DeepLinearKernel(Kernel):
     def __call__(self, s: Array, t: Array) -> Array:
         """The kernel, entry by entry."""
         s, t, depth = floating_array("s", s), floating_array("t", t), self.depth
+        if depth == 1:
+            return _filled(1.0, s, t)
+        if depth in _FEW_LAYERS:
+            # The sum over layers by Horner's rule: no term cancels another one.
+            a, b = s ** (2 / depth), t ** (2 / depth)
+            total = a + b
+            for layer in range(2, int(depth)):
+                total = total * a + b**layer
+            return total
         xp = namespace(s, t)
         root_s, root_t = xp.sqrt(s), xp.sqrt(t)
-        positive = xp.where(root_s > 0, root_s, limits(s).tiny)
-        ratio = xp.minimum(root_s, root_t) / xp.maximum(positive, root_t)
+        (eps, tiny, _) = limits(s)
+        ratio = xp.minimum(root_s, root_t) / xp.maximum(xp.maximum(root_s, tiny), root_t)
+        # Kept off one by less than rounding, so that the quotient is defined at r = 1.
+        ratio = xp.minimum(ratio, 1 - eps / 2)
         with np.errstate(divide="ignore"):  # ln 0 = -inf is the right limit
-            # Kept off zero by less than rounding, so that the quotient is defined at r = 1.
-            x = xp.minimum(4 * xp.log(ratio), -1e-20)
-        quotient = xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
+            x = xp.log(ratio)
+        x = 4 * x if math.isinf(depth) else xp.expm1(4 / depth * x)
+        quotient = (ratio - 1) * (1 + ratio) * (1 + ratio * ratio) / x
         larger = xp.maximum(s ** (1 - 1 / depth), t ** (1 - 1 / depth))
         return larger * quotient * larger  # in this order 0 where the quotient is, for every M
 
@@ -371,8 +387,8 @@ class _Sum(Kernel):
         self.terms = terms
         self.is_symmetric = all(kernel.is_symmetric for _, kernel in terms)
         self.is_pure = all(kernel.is_pure for _, kernel in terms)
-        if all(kernel.constant is not None for _, kernel in terms):
-            self.constant = sum(weight * kernel.constant for weight, kernel in terms)
+        constants = [weight * k.constant for weight, k in terms if k.constant is not None]
+        self.constant = sum(constants) if len(constants) == len(terms) else None
 
     def __repr__(self) -> str:
         return " + ".join(

@@ -13,8 +13,8 @@ __all__ = ["FixedStep"]
 class FixedStep:
     """A constant learning rate for pymanopt's SteepestDescent and ConjugateGradient.
 
-    Each step retracts ``step_size`` times the descent direction, whatever the cost does. With
-    `FullRank` and its "linear" retraction that is W - h A_W(grad E); with the "network"
+    Each step goes ``step_size`` times the descent direction along the retraction, whatever the cost
+    does. With `FullRank` and its "linear" retraction that is W - h A_W(grad E). With the "network"
     retraction it is a step of gradient descent on the layers of a balanced deep linear network.
 
     Parameters
@@ -29,11 +29,11 @@ class FixedStep:
 
     Notes
     -----
-    The optimizer is told the learning rate itself as the size of each step, not the length of
-    the step, so a run goes on until `min_gradient_norm` or `max_iterations` ends it. (A learning
-    rate below the optimizer's `min_step_size` would end it at once.)
-    A learning rate that is too large makes the run diverge, until an error says that the
-    gradient or the step is no longer finite.
+    pymanopt's optimizers stop where a step is shorter than their `min_step_size`. Here they compare
+    it with the learning rate, not with the length of the step, so that a run goes on until
+    `min_gradient_norm` or `max_iterations` ends it, unless the learning rate itself is smaller.
+    With too large a learning rate the run diverges, until an error says that the gradient or the
+    step is no longer finite.
 
     Examples
     --------
@@ -51,8 +51,5 @@ class FixedStep:
     def search(
         self, objective: Callable[..., float], manifold: Any, x: Any, d: Any, f0: float, df0: float
     ) -> tuple[float, Any]:
-        """The learning rate, and the point that one step along `d` leads to.
-
-        The signature is that of pymanopt's line searchers.
-        """
+        """Take one step: the learning rate and the new point, as pymanopt's line searchers do."""
         return self.step_size, manifold.retraction(x, self.step_size * d)

@@ -1,6 +1,8 @@
 """Deep linear networks: their layers, their end-to-end matrix, and how far they are from balance.
 
-Layers are listed [W_1, ..., W_N] in the order in which they act: x -> W_N ... W_1 x.
+Layers are listed [W_1, ..., W_N] in the order in which they act: x -> W_N ... W_1 x. They may be
+arrays of any library that follows the array API standard, such as NumPy, PyTorch and JAX, and what
+is computed from them is of that library too.
 """
 
 from __future__ import annotations
@@ -11,33 +13,41 @@ from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
 
 from riemdln._ambient import ambient_matrix
 from riemdln._arrays import (
+    Array,
+    Rng,
     chained_layers,
+    common_namespace,
     finite_array,
     finite_matrix,
     integer,
+    is_triple,
     nonnegative_number,
     random_generator,
 )
 from riemdln.metrics._frame import Frame, singular_frame
 
-__all__ = ["balanced_layers", "end_to_end", "imbalance", "layer_gradients", "random_layers"]
+__all__ = [
+    "balanced_layers",
+    "end_to_end",
+    "imbalance",
+    "imbalances",
+    "layer_gradients",
+    "random_layers",
+]
 
-Matrix = NDArray[np.floating[Any]]
 
-
-def end_to_end(layers: Sequence[ArrayLike]) -> Matrix:
-    """The end-to-end matrix of a deep linear network.
-
-    It is the product ``W_N ... W_1``.
+def end_to_end(layers: Sequence[Array]) -> Array:
+    """The end-to-end matrix of a deep linear network: the product ``W_N ... W_1``.
 
     Parameters
     ----------
     layers : sequence of array_like
-        The layers [W_1, ..., W_N]; W_{j+1} has as many columns as W_j has rows.
+        The layers [W_1, ..., W_N]; W_{j+1} has as many columns as W_j has rows. A stack
+        (N, m, m) of square layers is a sequence too.
 
     Returns
     -------
@@ -46,7 +56,7 @@ def end_to_end(layers: Sequence[ArrayLike]) -> Matrix:
     Raises
     ------
     TypeError, ValueError
-        If the layers are not finite real matrices, or do not chain.
+        If the layers are not finite real matrices of one library, or do not chain.
 
     Examples
     --------
@@ -60,29 +70,31 @@ def end_to_end(layers: Sequence[ArrayLike]) -> Matrix:
     return reduce(lambda product, layer: layer @ product, chained_layers("layers", layers)) + 0.0
 
 
-def thin_end_to_end(layers: Sequence[ArrayLike]) -> Frame:
-    """The thin frame of the end-to-end matrix of layers of a hidden width, which is not formed.
+def thin_end_to_end(layers: Sequence[Array]) -> Frame:
+    """The singular value decomposition of the end-to-end matrix, which is not formed.
 
     Parameters
     ----------
     layers : sequence of array_like
-        At least two layers [W_1, ..., W_N]; the rank is that of the narrowest.
+        At least two layers [W_1, ..., W_N].
 
     Returns
     -------
     Frame
-        With singular values of which some may be zero.
+        With as many singular values as the narrowest hidden layer is wide, zeros among them where
+        the rank is less.
     """
     layers = chained_layers("layers", layers)
     if len(layers) == 1:
         raise ValueError("layers must be at least two at fixed rank, got one")
-    (Q_u, R_u), (Q_v, R_v) = np.linalg.qr(end_to_end(layers[1:])), np.linalg.qr(layers[0].T)
-    left, s, right = np.linalg.svd(R_u @ R_v.T, full_matrices=False)
-    width = min(len(layer) for layer in layers[:-1])
-    return Frame(Q_u @ left, s, right @ Q_v.T).at_rank(width)
+    xp = array_namespace(*layers)
+    (Q_u, R_u), (Q_v, R_v) = xp.linalg.qr(end_to_end(layers[1:])), xp.linalg.qr(layers[0].mT)
+    left, s, right = xp.linalg.svd(R_u @ R_v.mT, full_matrices=False)
+    width = min(layer.shape[0] for layer in layers[:-1])
+    return Frame(Q_u @ left, s, right @ Q_v.mT).at_rank(width)
 
 
-def balanced_layers(W: Any, depth: float) -> list[Matrix]:
+def balanced_layers(W: Any, depth: float) -> list[Array]:
     r"""The canonical balanced layers of a matrix.
 
     With the thin decomposition W = U S V^T,
@@ -90,14 +102,14 @@ def balanced_layers(W: Any, depth: float) -> list[Matrix]:
     .. math:: W_N = U S^{1/N}, \qquad W_j = S^{1/N} \ (1 < j < N), \qquad W_1 = S^{1/N} V^T,
 
     so that W_N ... W_1 = W and W_{j+1}^T W_{j+1} = W_j W_j^T (Arora, Cohen and Hazan 2018,
-    proof of Theorem 1). The hidden layers have min(m, n) neurons, or those of a matrix that is
-    given as a point of `FixedRank` its rank.
+    proof of Theorem 1). The hidden layers have min(m, n) neurons. Those of a matrix that is given
+    by its decomposition have as many neurons as it has singular values.
 
     Parameters
     ----------
-    W : array_like (m, n) or FixedRankPoint
-        The end-to-end matrix, of full rank or not, or a triple (u, s, vt) that stands for
-        u diag(s) vt.
+    W : array_like (m, n) or triple of arrays (u, s, vt)
+        The end-to-end matrix, of full rank or not. A triple, such as a point of `FixedRank`, has
+        arrays of shapes (m, k), (k,), (k, n) and stands for u diag(s) vt.
     depth : int
         The number of layers N, at least 1.
 
@@ -122,30 +134,31 @@ def balanced_layers(W: Any, depth: float) -> list[Matrix]:
     True
     """
     depth = integer("depth", depth)
-    if isinstance(W, (tuple, list)) and [np.ndim(part) for part in W] == [2, 1, 2]:
-        u, s, vt = (finite_array(name, a) for name, a in zip(("u", "s", "vt"), W, strict=True))
-        if u.shape[1:] != s.shape or s.shape != vt.shape[:1] or np.any(s < 0):
+    if is_triple(W, 2, 1, 2):
+        u, s, vt = (finite_array(f"W[{j}]", part) for j, part in enumerate(W))
+        xp = common_namespace("W", u, s, vt)
+        if u.shape[1:] != s.shape or s.shape != vt.shape[:1] or xp.any(s < 0):
             raise ValueError(
                 "W must be a triple (u, s, vt) of shapes (m, k), (k,), (k, n) with nonnegative s, "
-                f"got shapes {u.shape}, {s.shape}, {vt.shape}"
+                f"got shapes {tuple(u.shape)}, {tuple(s.shape)}, {tuple(vt.shape)}"
             )
         return layers_in_frame(Frame(u, s, vt), depth) if depth > 1 else [u * s @ vt]
     W = finite_matrix("W", W)
-    if depth == 1:
-        return [W.copy()]
-    return layers_in_frame(singular_frame(W), depth)
+    return layers_in_frame(singular_frame(W), depth) if depth > 1 else [W + 0.0]
 
 
-def layers_in_frame(frame: Frame, depth: int) -> list[Matrix]:
+def layers_in_frame(frame: Frame, depth: int) -> list[Array]:
     """The canonical balanced layers, at least two, of the matrix that has this frame."""
     U, s, Vt = frame
-    root = np.diag(s ** (1 / depth))
-    last = root if U is None else U @ root
-    first = root if Vt is None else root @ Vt
-    return [first, *(root.copy() for _ in range(depth - 2)), last]
+    xp = array_namespace(s)
+    root = s ** (1 / depth)
+    middle = root[:, None] * xp.eye(s.shape[0], dtype=s.dtype, device=device(s))
+    last = middle if U is None else U * root
+    first = middle if Vt is None else root[:, None] * Vt
+    return [layer + 0.0 for layer in (first, *(middle,) * (depth - 2), last)]
 
 
-def layer_gradients(layers: Sequence[ArrayLike], euclidean_gradient: ArrayLike) -> list[Matrix]:
+def layer_gradients(layers: Sequence[Array], euclidean_gradient: Any) -> list[Array]:
     r"""The Euclidean gradient of a cost of the end-to-end matrix in each of the layers.
 
     .. math::
@@ -153,17 +166,17 @@ def layer_gradients(layers: Sequence[ArrayLike], euclidean_gradient: ArrayLike) 
         \frac{\partial E}{\partial W_j}
             = (W_N \cdots W_{j+1})^T \, \nabla E(W) \, (W_{j-1} \cdots W_1)^T
 
-    Minus these is the velocity of the layers under gradient flow (Arora, Cohen and Hazan 2018,
-    equation 5). Of a covector p = flat(X) instead of grad E they are the horizontal lift of
-    X to balanced layers: the shortest motion of the layers that moves the end-to-end matrix by X.
+    The layers move with minus these under gradient flow (Arora, Cohen and Hazan 2018, equation 5).
+    With a covector p = flat(X) in place of grad E, and balanced layers, these are the horizontal
+    lift of X: of all motions of the layers that move the end-to-end matrix by X, the shortest.
 
     Parameters
     ----------
     layers : sequence of array_like
         The layers [W_1, ..., W_N].
     euclidean_gradient : array_like (m, n)
-        The gradient of E at the end-to-end matrix; it may also be a sparse array, a LinearOperator
-        or a triple (U, S, V) that stands for U S V^T.
+        The gradient of E at the end-to-end matrix. With layers of NumPy it may also be a sparse
+        array, a LinearOperator or a triple (U, S, V) that stands for U S V^T.
 
     Returns
     -------
@@ -173,7 +186,8 @@ def layer_gradients(layers: Sequence[ArrayLike], euclidean_gradient: ArrayLike) 
     Raises
     ------
     TypeError, ValueError
-        If the layers do not chain, or the gradient has not the end-to-end matrix's shape.
+        If the layers do not chain, or the gradient is not of their library or has not the shape of
+        the end-to-end matrix.
 
     Examples
     --------
@@ -185,21 +199,59 @@ def layer_gradients(layers: Sequence[ArrayLike], euclidean_gradient: ArrayLike) 
     """
     layers = chained_layers("layers", layers)
     shape = (layers[-1].shape[0], layers[0].shape[1])
+    if is_array_api_obj(euclidean_gradient):
+        common_namespace("layers and euclidean_gradient", *layers, euclidean_gradient)
+    elif not is_numpy_array(layers[0]):
+        raise TypeError(
+            "euclidean_gradient must be an array of the library of layers, got "
+            f"{type(euclidean_gradient).__name__}"
+        )
     gradient = ambient_matrix("euclidean_gradient", euclidean_gradient, shape)
     # below[j] = W_j ... W_1 and pulled[j] = (W_N ... W_{j+1})^T grad E, each built from the last.
     below = list(accumulate(layers[:-1], lambda product, layer: layer @ product))
     pulled = list(accumulate(layers[:0:-1], lambda G, layer: layer.T @ G, initial=gradient))[::-1]
-    first = pulled[0] + 0.0 if isinstance(pulled[0], np.ndarray) else pulled[0] @ np.eye(shape[1])
+    first = pulled[0] + 0.0 if is_array_api_obj(pulled[0]) else pulled[0] @ np.eye(shape[1])
     return [first, *(G @ B.T for G, B in zip(pulled[1:], below, strict=True))]
 
 
-def imbalance(layers: Sequence[ArrayLike]) -> float:
-    r"""How far the layers are from balance.
+def imbalances(layers: Sequence[Array]) -> list[Array]:
+    r"""What gradient flow conserves: how far each two neighbouring layers are from balance.
+
+    .. math:: W_{j+1}^T W_{j+1} - W_j W_j^T, \qquad j = 1, \dots, N - 1
+
+    Gradient flow of any cost of the end-to-end matrix leaves these matrices as they are (Arora,
+    Cohen and Hazan 2018, proof of Theorem 1), so balanced layers, which have zeros, stay balanced.
+
+    Parameters
+    ----------
+    layers : sequence of array_like
+        The layers [W_1, ..., W_N].
+
+    Returns
+    -------
+    list of array
+        N - 1 symmetric matrices, square of the widths of the hidden layers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers are not finite real matrices of one library, or do not chain.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> riemdln.imbalances([np.array([[2.0]]), np.array([[3.0]])])
+    [array([[5.]])]
+    """
+    layers = chained_layers("layers", layers)
+    return [above.T @ above - below @ below.T for below, above in pairwise(layers)]
+
+
+def imbalance(layers: Sequence[Array]) -> Any:
+    r"""How far layers are from balance: the largest Frobenius norm of their `imbalances`.
 
     .. math:: \max_j \, \| W_{j+1}^T W_{j+1} - W_j W_j^T \|_F
-
-    Gradient flow conserves each of these differences (Arora, Cohen and Hazan 2018, proof of
-    Theorem 1), so balanced layers stay balanced.
 
     Parameters
     ----------
@@ -209,12 +261,13 @@ def imbalance(layers: Sequence[ArrayLike]) -> float:
     Returns
     -------
     float
-        Zero for balanced layers, and for a single layer.
+        Zero for balanced layers, and for a single layer. Of layers of another library than NumPy
+        it is an array () of that library, so that it can be differentiated.
 
     Raises
     ------
     TypeError, ValueError
-        If the layers are not finite real matrices, or do not chain.
+        If the layers are not finite real matrices of one library, or do not chain.
 
     Examples
     --------
@@ -224,8 +277,11 @@ def imbalance(layers: Sequence[ArrayLike]) -> float:
     5.0
     """
     layers = chained_layers("layers", layers)
-    defects = (above.T @ above - below @ below.T for below, above in pairwise(layers))
-    return max((float(np.linalg.norm(defect)) for defect in defects), default=0.0)
+    xp = array_namespace(*layers)
+    none = xp.zeros((), dtype=layers[0].dtype, device=device(layers[0]))
+    norms = xp.stack([none, *(xp.linalg.matrix_norm(matrix) for matrix in imbalances(layers))])
+    largest = xp.max(norms)
+    return float(largest) if is_numpy_array(layers[0]) else largest
 
 
 def random_layers(
@@ -233,9 +289,9 @@ def random_layers(
     *,
     initialization: Literal["near-zero", "near-identity"] = "near-zero",
     scale: float = 0.01,
-    rng: np.random.Generator | int | None = None,
-) -> list[Matrix]:
-    """Random layers, near zero or near the identity.
+    rng: Rng = None,
+) -> list[Array]:
+    """Random layers to start training from, near zero or near the identity.
 
     Each entry is an independent Gaussian of standard deviation `scale`; "near-identity" adds
     the identity, cut or padded with zeros to the layer's shape. These are the two kinds of
@@ -246,21 +302,21 @@ def random_layers(
     widths : sequence of int
         The widths [n, ..., m] from the input to the output: N + 1 numbers for N layers.
     initialization : {"near-zero", "near-identity"}
-        Where the layers are centred.
+        The mean of the layers.
     scale : float
-        The standard deviation of each entry; with 0 the layers are the centre itself.
+        The standard deviation of each entry; with 0 the layers are equal to their mean.
     rng : numpy.random.Generator, int or None
-        Source of randomness, or a seed for one.
+        The source of randomness, or whatever else `numpy.random.default_rng` takes.
 
     Returns
     -------
     list of array
-        The layers [W_1, ..., W_N]. In general they are not balanced.
+        The layers [W_1, ..., W_N], which in general are not balanced.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is none of the above.
+        If an argument is not as described above.
 
     Examples
     --------

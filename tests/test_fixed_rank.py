@@ -12,7 +12,7 @@ import scipy.integrate
 import scipy.linalg
 from pymanopt.manifolds import FixedRankEmbedded
 from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
-from scipy.sparse import coo_array, csr_array, csr_matrix
+from scipy.sparse import csr_array, csr_matrix
 from scipy.sparse.linalg import aslinearoperator
 
 from riemdln import (
@@ -21,7 +21,6 @@ from riemdln import (
     FullRank,
     GeodesicError,
     KroneckerMetric,
-    MatrixCompletion,
     SpectralMetric,
     balanced_layers,
     end_to_end,
@@ -526,51 +525,6 @@ def test_networks_of_several_widths_have_the_rank_of_the_narrowest(rng):
         network_flow(problem, [rng.standard_normal((6, 5))], [0, 1])
 
 
-def test_balanced_layers_tell_triples_from_rows(rng):
-    rows = ((1.0, 2.0), (3.0, 4.0), (5.0, 6.0))
-    np.testing.assert_allclose(end_to_end(balanced_layers(rows, 2)), rows)
-    u, s, vt = FixedRank(5, 4, 2, DeepLinearMetric(2), rng=rng).random_point()
-    for bad in ((u, -s, vt), (u, s[:1], vt)):
-        with pytest.raises(ValueError, match=r"^W must be a triple \(u, s, vt\)"):
-            balanced_layers(bad, 2)
-
-
-def test_what_is_handed_out_is_the_callers(rng):
-    completion, *_ = completion_of(rng, 9, 7, 2, 0.5)
-    point = FixedRank(9, 7, 2, DeepLinearMetric(2), rng=rng).random_point()
-    before = completion.cost(point)
-    gradient = completion.gradient(point)
-    gradient *= 2
-    gradient.data[:5] = 0
-    gradient.eliminate_zeros()
-    assert completion.cost(point) == before
-    shifted = FixedRankPoint(point.u, point.s + 1, point.vt)
-    completion.cost(shifted)
-    assert completion.cost(point) == before
-
-
-def test_the_spectral_point_fits_in_the_sense_of_least_squares(rng):
-    completion, *_ = completion_of(rng, 9, 7, 2, 0.6)
-    point = completion.spectral_point(2)
-    costs = [
-        completion.cost(FixedRankPoint(point.u, scale * point.s, point.vt))
-        for scale in (0.99, 1.0, 1.01)
-    ]
-    assert costs[1] < min(costs[0], costs[2])
-    with pytest.raises(ValueError, match="^k must be less than"):
-        completion.spectral_point(7)
-    with pytest.raises(ValueError, match="^the observed entries are all zero"):
-        MatrixCompletion(entries([0.0, 0.0], [0, 1], [1, 2])).spectral_point(1)
-    with pytest.raises(ValueError, match="^point must stand for a matrix of shape"):
-        completion.cost(np.ones((3, 3)))
-
-
-def test_chunk_sizes_may_be_whole_floats(rng):
-    completion, *_ = completion_of(rng, 9, 7, 2, 0.5, chunk_size=1e4)
-    point = FixedRank(9, 7, 2, DeepLinearMetric(2), rng=rng).random_point()
-    assert completion.test_error(point) > 0
-
-
 def test_same_seed_same_points():
     first, second = (FixedRank(5, 4, 2, DeepLinearMetric(2), rng=3) for _ in range(2))
     a, b = first.random_point(), second.random_point()
@@ -662,129 +616,3 @@ def test_bad_points_and_vectors_are_named(rng):
             manifold.euclidean_to_riemannian_gradient(point, bad)
     with pytest.raises(TypeError, match="do not determine the Riemannian Hessian"):
         manifold.euclidean_to_riemannian_hessian(point, tuple(point), np.ones((5, 4)), X)
-
-
-def completion_of(rng, m, n, k, share, **options):
-    target = rng.standard_normal((m, k)) @ rng.standard_normal((k, n))
-    seen = rng.random((m, n)) < share
-    observed, test = (
-        coo_array((target[part], np.nonzero(part)), shape=(m, n)) for part in (seen, ~seen)
-    )
-    return MatrixCompletion(observed, test, **options), target, seen
-
-
-@pytest.mark.parametrize("chunk_size", [7, 2**16])
-def test_completion_is_least_squares_over_the_observed_entries(rng, chunk_size):
-    completion, target, seen = completion_of(rng, 9, 7, 2, 0.5, chunk_size=chunk_size)
-    manifold = FixedRank(9, 7, 2, DeepLinearMetric(2), rng=rng)
-    problem, point = completion.problem(manifold), manifold.random_point()
-    errors = np.where(seen, dense(point) - target, 0.0)
-    assert problem.cost(point) == pytest.approx(np.sum(errors**2) / 2)
-    np.testing.assert_allclose(completion.gradient(point).toarray(), errors, atol=1e-12)
-    X = manifold.random_tangent_vector(point)
-    along = completion.hessian_product(manifold.embedding(point, X)).toarray()
-    np.testing.assert_allclose(along, np.where(seen, ambient(point, X), 0.0), atol=1e-12)
-    assert completion.train_error(point) == pytest.approx(np.sqrt(np.mean(errors[seen] ** 2)))
-    unseen = (dense(point) - target)[~seen]
-    assert completion.test_error(point) == pytest.approx(np.sqrt(np.mean(unseen**2)))
-    assert check_gradient(problem).slope == pytest.approx(2, abs=0.1)
-    assert check_hessian(problem).slope == pytest.approx(3, abs=0.1)
-    problem.euclidean_gradient(point)
-    assert completion.latest_point[1] is point.s
-
-
-def test_completion_on_other_manifolds_is_the_same(rng):
-    completion, *_ = completion_of(rng, 6, 5, 2, 0.7)
-    fixed = FixedRank(6, 5, 2, DeepLinearMetric(1), rng=rng)
-    point = fixed.random_point()
-    expected = completion.problem(fixed).riemannian_gradient(point)
-    embedded = completion.problem(FixedRankEmbedded(6, 5, 2)).riemannian_gradient(point)
-    for block, other in zip(embedded, expected, strict=True):
-        np.testing.assert_allclose(block, other, atol=1e-11)
-    full = completion.problem(FullRank(6, 5, DeepLinearMetric(1)))
-    W, X = dense(point), rng.standard_normal((6, 5))
-    assert full.cost(W) == pytest.approx(completion.cost(point))
-    np.testing.assert_allclose(full.euclidean_gradient(W), completion.gradient(point).toarray())
-    along = full.euclidean_hessian(W, X)
-    np.testing.assert_array_equal(along != 0, full.euclidean_gradient(W) != 0)
-    np.testing.assert_allclose(along[along != 0], X[along != 0])
-
-
-def test_completion_shows_progress_on_request(rng, capsys):
-    completion, *_ = completion_of(rng, 9, 7, 2, 0.6, progress=True)
-    problem = completion.problem(FixedRank(9, 7, 2, DeepLinearMetric(2), rng=rng))
-    SteepestDescent(verbosity=0, max_iterations=5).run(problem)
-    assert "training error" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_trust_regions_complete_a_matrix_from_five_times_its_freedom(rng, depth):
-    m, k = 500, 5
-    L, R = rng.standard_normal((2, m, k))
-    entries = rng.choice(m * m, 5 * k * (2 * m - k), replace=False)
-    rows, columns = np.divmod(entries, m)
-    observed = coo_array((np.sum(L[rows] * R[columns], axis=1), (rows, columns)), shape=(m, m))
-    completion = MatrixCompletion(observed)
-    problem = completion.problem(FixedRank(m, m, k, DeepLinearMetric(depth)))
-    optimizer = TrustRegions(verbosity=0, min_gradient_norm=1e-8, max_iterations=100)
-    result = optimizer.run(problem, initial_point=completion.spectral_point(k))
-    error = np.linalg.norm(dense(result.point) - L @ R.T) / np.linalg.norm(L @ R.T)
-    assert error < 1e-8
-
-
-def test_rows_without_entries_are_allowed(rng):
-    target = np.outer(np.arange(1.0, 7), np.ones(5))
-    seen = np.ones((6, 5), dtype=bool)
-    seen[2] = False
-    observed = csr_array(coo_array((target[seen], np.nonzero(seen)), shape=(6, 5)))
-    completion = MatrixCompletion(observed)
-    problem = completion.problem(FixedRank(6, 5, 1, DeepLinearMetric(2), rng=rng))
-    result = TrustRegions(verbosity=0).run(problem, initial_point=completion.spectral_point(1))
-    assert np.isfinite(dense(result.point)).all()
-    np.testing.assert_allclose(dense(result.point)[seen], target[seen], atol=1e-4)
-
-
-def entries(values, rows, columns, shape=(3, 4)):
-    return coo_array((np.asarray(values), (rows, columns)), shape=shape)
-
-
-@pytest.mark.parametrize(
-    ("observed", "error", "message"),
-    [
-        (np.ones((3, 4)), TypeError, "^observed must be a scipy.sparse array or matrix"),
-        (coo_array((3, 4)), ValueError, "^observed must be a matrix with at least one"),
-        (
-            entries([1.0, np.nan], [0, 1], [0, 2]),
-            ValueError,
-            r"^observed must be finite, but its entry \(1, 2\) is not",
-        ),
-        (
-            entries([1.0, 2.0, 3.0], [0, 1, 1], [0, 2, 2]),
-            ValueError,
-            r"^observed must give each entry once, but \(1, 2\)",
-        ),
-        (
-            csr_array((np.ones(2), [2, 2], [0, 0, 2, 2]), shape=(3, 4)),
-            ValueError,
-            r"^observed must give each entry once, but \(1, 2\)",
-        ),
-        (entries([1j], [0], [0]), ValueError, "^observed must be real"),
-    ],
-)
-def test_completion_refuses_bad_entries(observed, error, message):
-    with pytest.raises(error, match=message):
-        MatrixCompletion(observed)
-
-
-def test_completion_refuses_entries_outside_the_matrix():
-    with pytest.raises(ValueError, match="exceeds matrix dimension|row index"):
-        entries([1.0], [5], [0])
-    with pytest.raises(ValueError, match="^test must have the shape of observed"):
-        MatrixCompletion(entries([1.0], [0], [0]), entries([1.0], [0], [0], (4, 4)))
-    with pytest.raises(ValueError, match="^test must be given"):
-        MatrixCompletion(entries([1.0], [0], [0])).test_error(None)
-
-
-def test_stored_zeros_are_observations():
-    completion = MatrixCompletion(entries([0.0, 2.0], [0, 1], [0, 1]))
-    assert completion.cost(np.full((3, 4), 1.0)) == pytest.approx((1 + 1) / 2)

@@ -86,7 +86,7 @@ def test_a_product_of_lines(rng):
     middle = np.sinh((np.arcsinh(a) + np.arcsinh(b)) / 2)
     np.testing.assert_allclose(manifold.pair_mean(a, b), middle, atol=1e-6)
     assert manifold.dist(0 * a, b) == pytest.approx(np.linalg.norm(np.arcsinh(b)), rel=1e-7)
-    check_metric(Weighted(), 2, 3)
+    check_metric(Weighted(), 2, 3, rng=0)
 
     @pymanopt.function.autograd(manifold)
     def cost(W):
@@ -184,14 +184,14 @@ class WrongAdjoint(Weighted):
 )
 def test_check_metric_finds_what_is_wrong(metric, message):
     with pytest.raises(AssertionError, match=message):
-        check_metric(metric, 2, 3)
+        check_metric(metric, 2, 3, rng=0)
 
 
 @pytest.mark.parametrize(("m", "n"), [(2, 3), (20, 20)])
 def test_check_metric_finds_an_indefinite_metric(m, n):
     # A random covector sees but the mean of the eigenvalues, which is positive here.
     with pytest.raises(CheckError, match=r"positive definite: its least eigenvalue is -"):
-        check_metric(Indefinite(), m, n)
+        check_metric(Indefinite(), m, n, rng=0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 8, np.inf])
@@ -228,7 +228,7 @@ def test_kronecker_is_a_product_on_both_sides(rng):
     difference = np.sqrt(np.sum((Y - X) * metric.flat(W, Y - X)))
     assert manifold.dist(X, Y) == pytest.approx(difference)
     np.testing.assert_allclose(manifold.exp(W, X), W + X, atol=1e-13)
-    check_metric(metric, 2, 3)
+    check_metric(metric, 2, 3, rng=0)
 
 
 def test_one_natural_gradient_step_solves_linear_regression(rng):
@@ -264,16 +264,16 @@ def test_kronecker_refuses_bad_factors(left, message):
         KroneckerMetric(left, np.eye(2))
 
 
-@pytest.mark.parametrize(("dtype", "condition"), [(np.float64, 1e8), (np.float32, 1e2)])
-def test_kronecker_takes_inverses_as_they_are_computed(rng, dtype, condition):
-    covariance = np.linalg.qr(rng.standard_normal((6, 6)))[0]
-    covariance = covariance * np.geomspace(1, condition, 6) @ covariance.T
-    inverse = np.linalg.inv(covariance.astype(dtype))
-    if dtype == np.float64:
-        assert np.abs(inverse - inverse.T).max() > 1e-11 * np.abs(inverse).max()
-    metric = KroneckerMetric(np.eye(2), inverse)
-    W, P = rng.standard_normal((2, 2, 6))
-    np.testing.assert_allclose(metric.sharp(W, P), P @ (inverse + inverse.T) / 2, rtol=1e-5)
+@pytest.mark.parametrize(("dtype", "asymmetry"), [(np.float64, 1e-9), (np.float32, 1e-4)])
+def test_kronecker_takes_the_symmetric_part_of_an_almost_symmetric_factor(rng, dtype, asymmetry):
+    """Computed inverses, of covariances say, are symmetric only to rounding errors."""
+    Q = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    symmetric = Q * np.geomspace(1e-2, 1, 6) @ Q.T
+    skew = np.triu(rng.choice([-1.0, 1.0], (6, 6)), 1)
+    factor = symmetric + asymmetry / 2 * np.abs(symmetric).max() * (skew - skew.T)
+    W, P = rng.standard_normal((2, 2, 6)).astype(dtype)
+    computed = KroneckerMetric(np.eye(2), factor.astype(dtype)).sharp(W, P)
+    np.testing.assert_allclose(computed, P @ symmetric, rtol=0, atol=30 * np.finfo(dtype).eps)
 
 
 def test_kronecker_exists_on_one_shape_only():

@@ -105,6 +105,7 @@ def geodesic_between(
             raise ValueError(f"times must be from 0 to 1, got {times}")
     _require_connected(metric, W_a, W_b)
     wanted = _chebyshev_points(_DEGREES[0]).copy() if times is None else times
+    known: Any
     if np.array_equal(W_a, W_b):
         still = W_a + 0.0 * wanted[:, None, None]
         known = still, 0.0 * still, 0.0

@@ -2,5 +2,6 @@
 
 from riemdln.manifolds.fixed_rank import FixedRank, FixedRankPoint, FixedRankVector
 from riemdln.manifolds.full_rank import FullRank
+from riemdln.manifolds.positive_definite import PositiveDefinite
 
-__all__ = ["FixedRank", "FixedRankPoint", "FixedRankVector", "FullRank"]
+__all__ = ["FixedRank", "FixedRankPoint", "FixedRankVector", "FullRank", "PositiveDefinite"]

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymanopt.tools import ndarraySequenceMixin
 
-from riemdln._ambient import Ambient, Rest, ambient_matrix, finite_block, is_low_rank
-from riemdln._arrays import floating_array, integer
+from riemdln._ambient import Ambient, OrthogonalPart, ambient_matrix, finite_block
+from riemdln._arrays import Rng, floating_array, integer, is_triple
 from riemdln.geodesics import GeodesicError, exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
 from riemdln.manifolds._coordinates import FactorCoordinates
 from riemdln.metrics import MetricAt, SpectralMetric
 from riemdln.metrics._frame import Blocks, Frame
-from riemdln.metrics._spectral_at import SpectralAt
+from riemdln.metrics._spectral_at import FrameAt, SpectralAt
 from riemdln.networks import thin_end_to_end
 
 __all__ = ["FixedRank", "FixedRankPoint", "FixedRankVector"]
@@ -155,7 +155,7 @@ class FixedRank(MetricManifold):
         k: int,
         metric: SpectralMetric,
         *,
-        rng: np.random.Generator | int | None = None,
+        rng: Rng = None,
     ) -> None:
         m, n, k = integer("m", m), integer("n", n), integer("k", k)
         if k > min(m, n):
@@ -182,8 +182,7 @@ class FixedRank(MetricManifold):
 
     def at(self, point: FixedRankPoint) -> MetricAt:
         """The metric at a point, on vectors (Up, M, Vp)."""
-        at = self._metric.at_frame(self._frame(point))  # type: ignore[attr-defined]
-        return SpectralAt(at, _FactoredVectors(self, at.frame))
+        return _FactoredAt(self._metric.at_frame(self._frame(point)), self)  # type: ignore[attr-defined]
 
     def projection(self, point: FixedRankPoint, vector: Any) -> FixedRankVector:
         """The orthogonal projection of an m x n matrix on the tangent space.
@@ -357,7 +356,7 @@ class FixedRank(MetricManifold):
     def from_layers(self, layers: Sequence[ArrayLike]) -> FixedRankPoint:
         """The end-to-end matrix of a deep linear network whose narrowest layer has width k."""
         u, s, vt = thin_end_to_end(layers)
-        return FixedRankPoint(u, s, vt)  # type: ignore[arg-type]
+        return FixedRankPoint(u, s, vt)
 
     def _covector(self, point: FixedRankPoint, gradient: Any) -> Blocks:
         """The blocks of a Euclidean gradient, given as an m x n matrix or by its factors."""
@@ -434,7 +433,7 @@ class FixedRank(MetricManifold):
         (U, _, Vt), (m, n), k = frame, self._shape, self._k
         ZV, ZtU = Z @ Vt.T, Z.T @ U
         M = U.T @ ZV
-        rest = None if k in (m, n) else Rest(Z, U, Vt.T)
+        rest = None if k in (m, n) else OrthogonalPart(Z, U, Vt.T)
         Up, Vp = ZV - U @ M, ZtU - Vt.T @ M.T
         return Blocks(None if k == m else Up, M, None if k == n else Vp, rest)
 
@@ -462,15 +461,16 @@ class FixedRank(MetricManifold):
         return tuple(point)
 
 
-class _FactoredVectors:
-    """The tangent vectors (Up, M, Vp) of fixed rank at a point, as blocks in its frame."""
+class _FactoredAt(SpectralAt):
+    """The metric at a point of fixed rank, on vectors (Up, M, Vp)."""
 
-    def __init__(self, manifold: FixedRank, frame: Frame) -> None:
+    def __init__(self, at: FrameAt, manifold: FixedRank) -> None:
+        super().__init__(at)
         self._manifold = manifold
 
     def split(self, name: str, vector: Any) -> Blocks:
         """The blocks of a vector; a covector may have been split before."""
-        return vector if isinstance(vector, Blocks) else self._manifold._blocks(name, vector)
+        return self._manifold._checked(name, vector)
 
     def join(self, blocks: Blocks) -> FixedRankVector:
         """The vector that has these blocks."""
@@ -479,7 +479,7 @@ class _FactoredVectors:
 
 def _are_factors(gradient: Any) -> bool:
     """Whether a Euclidean gradient is that of the factors u, s and vt."""
-    return isinstance(gradient, (list, tuple)) and not is_low_rank(gradient)
+    return isinstance(gradient, (list, tuple)) and not is_triple(gradient, 2, 2, 2)
 
 
 def _orthonormal_complement(U: Matrix, Up: Matrix | None) -> tuple[Matrix, Matrix]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from riemdln._arrays import finite, floating_array, integer, point_of_shape
+from riemdln._arrays import Rng, finite, floating_array, integer, point_of_shape
 from riemdln.geodesics import exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
 from riemdln.metrics import Metric, MetricAt
@@ -89,19 +89,17 @@ class FullRank(MetricManifold):
         *,
         retraction: str | Retraction = "linear",
         transport: str | Transport = "identity",
-        rng: np.random.Generator | int | None = None,
+        rng: Rng = None,
     ) -> None:
-        self._set_up(integer("m", m), integer("n", n), metric, retraction, transport)
-        name = f"Manifold of {m}x{n} matrices of full rank with {metric!r}"
-        super().__init__(name, m * n, metric, rng)
-
-    def _set_up(self, m: int, n: int, metric: Metric, retraction: Any, transport: Any) -> None:
+        m, n = integer("m", m), integer("n", n)
         if not isinstance(metric, Metric):
             raise TypeError(f"metric must be a riemdln.Metric, got {metric!r}")
         metric.require_shape(m, n)
         self._shape = (m, n)
         self._retraction = _choice("retraction", retraction, RETRACTIONS, metric)
         self._transport = _choice("transport", transport, TRANSPORTS, metric)
+        name = f"Manifold of {m}x{n} matrices of full rank with {metric!r}"
+        super().__init__(name, m * n, metric, rng)
 
     def __repr__(self) -> str:
         return f"FullRank({self._shape[0]}, {self._shape[1]}, {self._metric!r})"

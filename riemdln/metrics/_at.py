@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from riemdln._arrays import Array, floating_array, matching_matrix, random_generator
+from riemdln._arrays import Array, Rng, floating_array, matching_matrix, random_generator
 
-__all__ = ["MetricAt"]
+__all__ = ["MetricAt", "fitting_stack"]
 
 # A tangent vector or a covector: an array, or what adds and multiplies with numbers as one.
 Vector = Any
@@ -82,8 +82,7 @@ class MetricAt(abc.ABC):
     def inner(self, X: Vector, Y: Vector) -> Array:
         """The inner product g_W(X, Y) = <flat(X), Y> of two tangent vectors."""
         at, there, _ = self.in_frame()
-        if Y is not X and getattr(X, "shape", None) != getattr(Y, "shape", None):
-            Y = matching_matrix("Y", Y, "X", floating_array("X", X))
+        Y = X if Y is X else fitting_stack(Y, X)
         x = there("X", X)
         return at.pair(at.flat(x), x if Y is X else there("Y", Y))
 
@@ -142,7 +141,7 @@ class MetricAt(abc.ABC):
         along_gradient = at.sharp_derivative(at.sharp(p), x)
         return back(lifted + 0.5 * (at.sharp_derivative(X, p) - along_gradient))
 
-    def random_tangent(self, rng: np.random.Generator | int | None = None) -> Vector:
+    def random_tangent(self, rng: Rng = None) -> Vector:
         """A random tangent vector, Gaussian and isotropic in the metric: the root of white noise.
 
         Parameters
@@ -157,6 +156,13 @@ class MetricAt(abc.ABC):
             Gaussians.
         """
         return self.root(self.gaussian(random_generator("rng", rng)))
+
+
+def fitting_stack(Y: Array, X: Array) -> Array:
+    """The vector Y, if it goes with X where both are stacks of matrices."""
+    if getattr(X, "shape", None) == getattr(Y, "shape", None):
+        return Y
+    return matching_matrix("Y", Y, "X", floating_array("X", X))
 
 
 def _itself(name: str, vector: Vector = None) -> Vector:

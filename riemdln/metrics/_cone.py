@@ -85,4 +85,4 @@ def _polar(w: Matrix) -> tuple[float, Matrix]:
     """The norm and the direction of a row or column."""
     U, s, Vt = singular_frame(w)
     direction = Vt if U is None else U
-    return float(s[0]), np.ravel(direction)  # type: ignore[arg-type]
+    return float(s[0]), np.ravel(direction)

@@ -40,7 +40,7 @@ class Blocks:
 
     __slots__ = ("M", "Up", "Vp", "rest")
 
-    def __init__(self, Up: Array | None, M: Array, Vp: Array | None, rest: Array = None) -> None:
+    def __init__(self, Up: Array, M: Array, Vp: Array, rest: Array = None) -> None:
         self.Up, self.M, self.Vp, self.rest = Up, M, Vp, rest
 
     @property
@@ -54,11 +54,11 @@ class Blocks:
 
     def map(self, function: Callable[..., Array], *others: Blocks) -> Blocks:
         """A function of each of the tangent blocks, and of those of others."""
+        Up, Vp = self.Up, self.Vp
         return Blocks(
-            *(
-                None if part is None else function(part, *(getattr(o, name) for o in others))
-                for name, part in (("Up", self.Up), ("M", self.M), ("Vp", self.Vp))
-            )
+            None if Up is None else function(Up, *[other.Up for other in others]),
+            function(self.M, *[other.M for other in others]),
+            None if Vp is None else function(Vp, *[other.Vp for other in others]),
         )
 
     def __add__(self, other: Blocks) -> Blocks:
@@ -97,9 +97,9 @@ class Frame(NamedTuple):
         Right singular vectors, transposed; None stands for the identity.
     """
 
-    U: Array | None
+    U: Array  # or None
     s: Array
-    Vt: Array | None
+    Vt: Array  # or None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,14 +1,15 @@
 """A spectral metric at a point: every formula in closed form, in the frame of the point.
 
 `FrameAt` is the metric on blocks, where each formula stands once. `SpectralAt` is the same for
-vectors of any form that a frame can split into blocks and join again.
+vectors of any form that a frame can split into blocks and join again, and `DenseAt` for matrices.
 """
 
 from __future__ import annotations
 
+import abc
 import math
 from functools import cached_property, reduce
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +23,13 @@ from riemdln._arrays import (
     matching_matrix,
     namespace,
 )
+from riemdln._memory import Memory
 from riemdln.kernels import Kernel
-from riemdln.metrics._at import MetricAt
+from riemdln.metrics._at import MetricAt, fitting_stack
 from riemdln.metrics._frame import Blocks, Frame
 from riemdln.metrics._variation import Variation, left_variation
 
-__all__ = ["DenseVectors", "FrameAt", "SpectralAt", "Vectors"]
+__all__ = ["DenseAt", "FrameAt", "SpectralAt"]
 
 
 class FrameAt(MetricAt):
@@ -52,8 +54,7 @@ class FrameAt(MetricAt):
         xp = namespace(frame.s)
         for theta in self.theta.parts():
             # Of a NaN no comparison is true.
-            valid = (xp.min(theta) >= 0) & (xp.max(theta) < math.inf) if theta.size else True
-            if not certain(valid, otherwise=True):
+            if not certain(xp.all((theta >= 0) & (theta < math.inf)), otherwise=True):
                 raise ValueError(self._what_is_wrong())
 
     def _factors(self, s: Array) -> Blocks:
@@ -73,39 +74,42 @@ class FrameAt(MetricAt):
             f"{float(xp.max(self._largest)):g}: it must be finite and nonnegative; is W too large?"
         )
 
+    @property
+    def _entries(self) -> Any:
+        """The axes of the entries of a matrix: all of them where there is no stack."""
+        return None if self.theta.M.ndim == 2 else (-2, -1)
+
     @cached_property
     def _least(self) -> Array:
-        xp = namespace(self.theta.M)
-        return reduce(
-            xp.minimum, [xp.min(b, axis=(-2, -1), keepdims=True) for b in self.theta.parts()]
-        )
+        xp, axis = namespace(self.theta.M), self._entries
+        return reduce(xp.minimum, [xp.min(b, axis=axis) for b in self.theta.parts()])
 
     @cached_property
     def _largest(self) -> Array:
-        xp = namespace(self.theta.M)
-        return reduce(
-            xp.maximum, [xp.max(b, axis=(-2, -1), keepdims=True) for b in self.theta.parts()]
-        )
+        xp, axis = namespace(self.theta.M), self._entries
+        return reduce(xp.maximum, [xp.max(b, axis=axis) for b in self.theta.parts()])
 
     @cached_property
-    def rounding_level(self) -> Array:
+    def theta_rounding(self) -> Array:
         """Below it theta is lost in the rounding error of sharp, or 1 / theta overflows."""
         level, tiny = limits(self.theta.M).eps * self._largest, limits(self.theta.M).tiny
-        return namespace(level).where(level > tiny, level, tiny)
+        return namespace(self.theta.M).where(level > tiny, level, tiny)[..., None, None]
 
     @cached_property
     def is_regular(self) -> bool:
         """Whether no singular value is a rounding error, and no direction is frozen."""
         s, xp = self.frame.s, namespace(self.frame.s)
-        clear = xp.all(s > self.frame.rounding) & xp.all(self._least > self.rounding_level)
-        return certain(clear, otherwise=False)
+        level = self.theta_rounding[..., 0, 0]
+        return certain(xp.all(self._least > level), otherwise=False) and certain(
+            xp.all(s > self.frame.rounding), otherwise=False
+        )
 
     @cached_property
     def inverse(self) -> Blocks:
         """The factors of flat: 1 / theta, and 0 in frozen directions."""
         if self.is_regular:
             return self.theta.map(lambda theta: 1 / theta)
-        xp, s, level = namespace(self.frame.s), self.frame.s, self.rounding_level
+        xp, s, level = namespace(self.frame.s), self.frame.s, self.theta_rounding
         at_rank = self._factors(xp.where(s > self.frame.rounding, s, 0.0))
 
         def invert(theta: Array, theta_at_rank: Array) -> Array:
@@ -152,8 +156,12 @@ class FrameAt(MetricAt):
 
     def pair(self, p: Blocks, X: Blocks) -> Array:
         xp = namespace(X.M)
-        products = zip(p.parts(), X.parts(), strict=True)
-        return sum(xp.sum(a * b, axis=(-2, -1)) for a, b in products)
+        axis = None if p.M.ndim == X.M.ndim == 2 else (-2, -1)
+        total = xp.sum(p.M * X.M, axis=axis)
+        for a, b in ((p.Up, X.Up), (p.Vp, X.Vp)):
+            if a is not None:
+                total = total + xp.sum(a * b, axis=axis)
+        return total
 
     def sharp_derivative(self, X: Blocks, p: Blocks) -> Blocks:
         X = self.moving(X)
@@ -237,7 +245,7 @@ class FrameAt(MetricAt):
 
     def _logarithmic_slope(self, variation: Variation, theta: Array) -> Array:
         """The derivative of ln theta(s_i, s_j) in s_i^2."""
-        return variation.slope / theta
+        return variation.derivative_in_square / theta
 
     def _diagonal(self, d: Array) -> Blocks:
         """The blocks of U diag(d) V^T."""
@@ -249,85 +257,58 @@ class FrameAt(MetricAt):
         )
 
 
-class Vectors(Protocol):
-    """Vectors of some form at a point, which a frame splits into blocks."""
-
-    def split(self, name: str, vector: Any) -> Blocks:
-        """The blocks of a vector; what is wrong with it is said under its name."""
-
-    def join(self, blocks: Blocks) -> Any:
-        """The vector that has these blocks."""
-
-
-class DenseVectors:
-    """Matrices of the shape of a point.
-
-    Parameters
-    ----------
-    W : array (..., m, n)
-        The point.
-    frame : Frame
-        Its frame.
-    """
-
-    def __init__(self, W: Array, frame: Frame) -> None:
-        self._W, self._frame = W, frame
-
-    def split(self, name: str, vector: Array) -> Blocks:
-        """The blocks of a matrix."""
-        return self._frame.split(finite(name, matching_matrix(name, vector, "W", self._W)))
-
-    def join(self, blocks: Blocks) -> Array:
-        """The matrix that has these blocks."""
-        return self._frame.join(blocks)
-
-
 class SpectralAt(MetricAt):
-    """A spectral metric at a point, on vectors of any form.
+    """A spectral metric at a point, on vectors of some form that subclasses split and join.
 
     Parameters
     ----------
     at : FrameAt
         The metric on blocks.
-    vectors : Vectors
-        What splits vectors into blocks, and joins them.
     """
 
-    def __init__(self, at: FrameAt, vectors: Vectors) -> None:
-        self.at, self._vectors = at, vectors
+    def __init__(self, at: FrameAt) -> None:
+        self.at = at
+
+    @abc.abstractmethod
+    def split(self, name: str, vector: Any) -> Blocks:
+        """The blocks of a vector; what is wrong with it is said under its name."""
+
+    @abc.abstractmethod
+    def join(self, blocks: Blocks) -> Any:
+        """The vector that has these blocks."""
 
     def in_frame(self) -> tuple[Any, Any, Any]:
         """The metric on blocks, with the maps of vectors there and back."""
-        return self.at, self._vectors.split, self._vectors.join
+        return self.at, self.split, self.join
 
     def sharp(self, P: Any) -> Any:
-        return self._vectors.join(self.at.sharp(self._vectors.split("P", P)))
+        return self.join(self.at.sharp(self.split("P", P)))
 
     def flat(self, Z: Any) -> Any:
-        return self._vectors.join(self.at.flat(self._vectors.split("Z", Z)))
+        return self.join(self.at.flat(self.split("Z", Z)))
 
     def root(self, Z: Any) -> Any:
-        return self._vectors.join(self.at.root(self._vectors.split("Z", Z)))
+        return self.join(self.at.root(self.split("Z", Z)))
 
     def pair(self, p: Any, X: Any) -> Array:
-        return self.at.pair(self._vectors.split("p", p), self._vectors.split("X", X))
+        return self.at.pair(self.split("p", p), self.split("X", X))
 
     def sharp_derivative(self, X: Any, p: Any) -> Any:
-        X, p = self._vectors.split("X", X), self._vectors.split("p", p)
-        return self._vectors.join(self.at.sharp_derivative(X, p))
+        X, p = self.split("X", X), self.split("p", p)
+        return self.join(self.at.sharp_derivative(X, p))
 
     def sharp_derivative_adjoint(self, p: Any, q: Any) -> Any:
-        p, q = self._vectors.split("p", p), self._vectors.split("q", q)
-        return self._vectors.join(self.at.sharp_derivative_adjoint(p, q))
+        p, q = self.split("p", p), self.split("q", q)
+        return self.join(self.at.sharp_derivative_adjoint(p, q))
 
     def gaussian(self, rng: np.random.Generator) -> Any:
-        return self._vectors.join(self.at.gaussian(rng))
+        return self.join(self.at.gaussian(rng))
 
     def log_volume(self) -> Array:
         return self.at.log_volume()
 
     def log_volume_gradient(self) -> Any:
-        return self._vectors.join(self.at.log_volume_gradient())
+        return self.join(self.at.log_volume_gradient())
 
     def entropy(self) -> Array:
         """The logarithm of the volume of the balanced layers: see `DeepLinearMetric.entropy`."""
@@ -335,7 +316,43 @@ class SpectralAt(MetricAt):
 
     def entropy_gradient(self) -> Any:
         """The Euclidean gradient of the entropy: see `DeepLinearMetric.entropy_gradient`."""
-        return self._vectors.join(self.at.entropy_gradient())
+        return self.join(self.at.entropy_gradient())
 
     def coordinate_laplacian(self) -> Any:
-        return self._vectors.join(self.at.coordinate_laplacian())
+        return self.join(self.at.coordinate_laplacian())
+
+
+class DenseAt(SpectralAt):
+    """A spectral metric at a point that is a matrix, on matrices of its shape.
+
+    Parameters
+    ----------
+    at : FrameAt
+        The metric on blocks.
+    W : array (..., m, n)
+        The point.
+    """
+
+    def __init__(self, at: FrameAt, W: Array) -> None:
+        super().__init__(at)
+        self._W = W
+        self._split = Memory(size=1)
+
+    def split(self, name: str, vector: Array) -> Blocks:
+        """The blocks of a matrix."""
+        return self.at.frame.split(finite(name, matching_matrix(name, vector, "W", self._W)))
+
+    def join(self, blocks: Blocks) -> Array:
+        """The matrix that has these blocks."""
+        return self.at.frame.join(blocks)
+
+    def inner(self, X: Array, Y: Array) -> Array:
+        """The inner product; the blocks of X are remembered, as solvers ask for its norm first."""
+        Y = X if Y is X else fitting_stack(Y, X)
+        known = self._split.find(X)
+        if known is None:
+            x = self.split("X", X)
+            known = x, self.at.flat(x)
+            self._split.put(X, known)
+        x, covector = known
+        return self.at.pair(covector, x if Y is X else self.split("Y", Y))

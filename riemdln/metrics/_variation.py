@@ -37,11 +37,11 @@ class Variation(NamedTuple):
     ----------
     s : array (..., r)
         The singular values; those whose squares are lost to underflow count as zero.
-    far : array (..., r, r)
+    inverse_gap : array (..., r, r)
         1 / (s_i^2 - s_l^2), and 0 where the two are close.
-    near : array (..., r, r) or None
+    clustered : array (..., r, r) or None
         1/2 where s_i and s_l are close, i != l, and 0 elsewhere; None where no two are close.
-    rise, slope : array (..., r, r)
+    above_zero, derivative_in_square : array (..., r, r)
         theta(s_i, s_j) - theta(0, s_j), and the derivative of theta(s_i, s_j) in s_i^2.
     edge : array (..., r, r) or None
         theta[s_i, s_l; 0], for what leaves the row space; None where nothing can.
@@ -50,12 +50,12 @@ class Variation(NamedTuple):
     """
 
     s: Array
-    far: Array
-    near: Array | None
-    rise: Array
-    slope: Array
-    edge: Array | None
-    corner: Array | None
+    inverse_gap: Array
+    clustered: Array  # or None
+    above_zero: Array
+    derivative_in_square: Array
+    edge: Array  # or None
+    corner: Array  # or None
 
     def derivative(self, X: Blocks, P: Blocks) -> Blocks:
         """What the variation of W W^T along X makes of P, up to what leaves both spaces."""
@@ -90,27 +90,37 @@ class Variation(NamedTuple):
         """sum_l theta[s_i, s_l; s_j] change_il P_lj."""
         xp = namespace(P)
         diagonal = xp.linalg.diagonal(change)[..., :, None]
-        far = self.far * change
-        product = self.rise * (far @ P) - far @ (self.rise * P) + self.slope * diagonal * P
-        if self.near is not None:
-            near = self.near * change
-            product = product + self.slope * (near @ P) + near @ (self.slope * P)
+        inverse_gap = self.inverse_gap * change
+        product = (
+            self.above_zero * (inverse_gap @ P)
+            - inverse_gap @ (self.above_zero * P)
+            + self.derivative_in_square * diagonal * P
+        )
+        if self.clustered is not None:
+            clustered = self.clustered * change
+            product = (
+                product
+                + self.derivative_in_square * (clustered @ P)
+                + clustered @ (self.derivative_in_square * P)
+            )
         return product
 
     def _pairing(self, P: Array, Q: Array) -> Array:
         """sum_j theta[s_i, s_l; s_j] P_ij Q_lj."""
         xp = namespace(P)
-        pairing = self.far * ((self.rise * P) @ Q.mT - P @ (self.rise * Q).mT)
-        diagonal = xp.sum(self.slope * P * Q, axis=-1)
+        pairing = self.inverse_gap * ((self.above_zero * P) @ Q.mT - P @ (self.above_zero * Q).mT)
+        diagonal = xp.sum(self.derivative_in_square * P * Q, axis=-1)
         pairing = pairing + xp.where(diagonal_mask(self.s), diagonal[..., None, :], 0.0)
-        if self.near is not None:
-            pairing = pairing + self.near * ((self.slope * P) @ Q.mT + P @ (self.slope * Q).mT)
+        if self.clustered is not None:
+            pairing = pairing + self.clustered * (
+                (self.derivative_in_square * P) @ Q.mT + P @ (self.derivative_in_square * Q).mT
+            )
         return pairing
 
     def _leaving(self) -> Array:
         """s_i theta[s_i, 0; s_j]: for the directions that leave the column space."""
         xp = namespace(self.s)
-        return self.rise / xp.where(self.s > 0, self.s, 1.0)[..., :, None]
+        return self.above_zero / xp.where(self.s > 0, self.s, 1.0)[..., :, None]
 
 
 def left_variation(s: Array, kernel: Kernel, *, leaves_rows: bool, leaves_both: bool) -> Variation:
@@ -149,16 +159,16 @@ def left_variation(s: Array, kernel: Kernel, *, leaves_rows: bool, leaves_both: 
     # Where the rounding error of the quotient, eps / closeness, meets that of the mean of the
     # derivatives, closeness^2 / 12.
     close = xp.abs(column - row) <= eps ** (1 / 3) * xp.maximum(column, row)
-    far = xp.where(close, 0.0, 1 / xp.where(close, 1.0, (column - row) * (column + row)))
+    inverse_gap = xp.where(close, 0.0, 1 / xp.where(close, 1.0, (column - row) * (column + row)))
     others = close & (column > 0) & ~diagonal_mask(s)
-    near = None
+    clustered = None
     if certain(xp.any(others), otherwise=True):
-        near = xp.where(others, 0.5 + 0.0 * column, 0.0)
+        clustered = xp.where(others, 0.5 + 0.0 * column, 0.0)
 
     safe, zero = xp.where(column > 0, column, 1.0), 0.0 * column
     with np.errstate(all="ignore"):
-        rise = safe**2 * kernel.divided_difference(safe, zero, row)
-        slope = kernel.divided_difference(safe, safe, row)
+        above_zero = safe**2 * kernel.divided_difference(safe, zero, row)
+        derivative_in_square = kernel.divided_difference(safe, safe, row)
         edge = kernel.divided_difference(safe, row, 0.0 * row) if leaves_rows else None
         corner = (kernel(safe, zero) / safe)[..., 0] if leaves_both else None
     if edge is not None:
@@ -168,10 +178,10 @@ def left_variation(s: Array, kernel: Kernel, *, leaves_rows: bool, leaves_both: 
         corner = _finite_where_positive(corner, s)
     return Variation(
         s,
-        far,
-        near,
-        _finite_where_positive(rise, column),
-        _finite_where_positive(slope, column),
+        inverse_gap,
+        clustered,
+        _finite_where_positive(above_zero, column),
+        _finite_where_positive(derivative_in_square, column),
         edge,
         corner,
     )

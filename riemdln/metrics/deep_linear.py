@@ -75,12 +75,14 @@ class DeepLinearMetric(SpectralMetric):
     """
 
     def __init__(self, depth: float) -> None:
-        super().__init__(DeepLinearKernel(depth))
+        kernel = DeepLinearKernel(depth)
+        super().__init__(kernel)
+        self._depth = kernel.depth
 
     @property
     def depth(self) -> float:
         """The depth N."""
-        return self._kernel.depth
+        return self._depth
 
     def __repr__(self) -> str:
         return f"DeepLinearMetric(depth={self.depth:.15g})"
@@ -212,7 +214,7 @@ class DeepLinearMetric(SpectralMetric):
         def over_theta(block: Array, theta: Array, least: Array) -> Array:
             # A direction is still where both singular values are rounding errors of W, or where
             # X has but its own rounding error, which 1 / theta would amplify.
-            frozen = (theta <= at.rounding_level) & (xp.abs(block) <= noise)
+            frozen = (theta <= at.theta_rounding) & (xp.abs(block) <= noise)
             still = (theta <= least / 2) | frozen
             return xp.where(still, 0.0, block / xp.where(still, 1.0, theta))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from riemdln._arrays import Array, finite, floating_array, matrix_shape
+from riemdln._arrays import Array, Rng, finite, floating_array, matrix_shape
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
 
@@ -285,7 +285,7 @@ class Metric(abc.ABC):
         """
         return self._ask("coordinate_laplacian", W)
 
-    def random_tangent(self, W: Array, rng: np.random.Generator | int | None = None) -> Array:
+    def random_tangent(self, W: Array, rng: Rng = None) -> Array:
         """A random tangent vector, Gaussian and isotropic in the metric: the root of white noise.
 
         Parameters

@@ -13,7 +13,7 @@ from riemdln.kernels import Kernel, as_kernel
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._constant_at import MultipleAt, straight_line
 from riemdln.metrics._frame import Frame, singular_frame
-from riemdln.metrics._spectral_at import DenseVectors, FrameAt, SpectralAt
+from riemdln.metrics._spectral_at import DenseAt, FrameAt
 from riemdln.metrics.metric import Metric
 
 __all__ = ["SpectralMetric"]
@@ -114,7 +114,7 @@ class SpectralMetric(Metric):
         """
         if rank is not None:
             frame = self._frame(W).at_rank(rank)
-            return SpectralAt(FrameAt(self._kernel, frame), DenseVectors(W, frame))
+            return DenseAt(FrameAt(self._kernel, frame), W)
         W = floating_array("W", W)
         if self._kernel.constant is None:
             return self._remembered(W)
@@ -166,16 +166,16 @@ class SpectralMetric(Metric):
         """A straight line where the kernel is constant, and None elsewhere."""
         return None if self._kernel.constant is None else straight_line(self, W_a, W_b, times)
 
-    def _remembered(self, W: Array) -> SpectralAt:
+    def _remembered(self, W: Array) -> DenseAt:
         """The metric at a point by its frame, from memory where it was asked for before."""
-        point: SpectralAt | None = self._points.find(W)
+        point: DenseAt | None = self._points.find(W)
         if point is None:
             frame = self._frame(W)
-            point = SpectralAt(FrameAt(self._kernel, frame), DenseVectors(W, frame))
+            point = DenseAt(FrameAt(self._kernel, frame), W)
             self._points.put(W, point)
         elif not self._kernel.is_pure:
             frame = point.at.frame
-            point = SpectralAt(FrameAt(self._kernel, frame), DenseVectors(W, frame))
+            point = DenseAt(FrameAt(self._kernel, frame), W)
         return point
 
     def _frame(self, W: Array) -> Frame:

@@ -1,0 +1,92 @@
+"""Symmetric positive definite matrices, against Bures-Wasserstein and dense definitions."""
+
+import math
+
+import autograd.numpy as anp
+import numpy as np
+import pymanopt
+import pytest
+import scipy.linalg
+from pymanopt.optimizers import ConjugateGradient, TrustRegions
+
+from riemdln import DeepLinearMetric, KroneckerMetric, PositiveDefinite, SpectralMetric
+from riemdln.checks import check_gradient, check_hessian, check_retraction
+from riemdln.kernels import FunctionKernel
+
+
+def square_root(A):
+    return scipy.linalg.sqrtm(A).real
+
+
+def quartic(manifold, target):
+    @pymanopt.function.autograd(manifold)
+    def cost(W):
+        # Not symmetric in W: only the symmetric part of its gradient counts.
+        return anp.sum((W - target) ** 4) / 4 + anp.sum((W - target) ** 2) / 2 + W[0, 1]
+
+    return pymanopt.Problem(manifold, cost)
+
+
+def test_depth_two_is_twice_bures_wasserstein(rng):
+    manifold = PositiveDefinite(3, DeepLinearMetric(2), rng=rng)
+    A, B = manifold.random_point(), manifold.random_point()
+    root = square_root(A)
+    squared = np.trace(A) + np.trace(B) - 2 * np.trace(square_root(root @ B @ root))
+    assert manifold.dist(A, B) == pytest.approx(np.sqrt(2 * squared), rel=1e-6)
+    np.testing.assert_allclose(manifold.exp(A, manifold.log(A, B)), B, atol=1e-6)
+    X = manifold.random_tangent_vector(A)
+    L = scipy.linalg.solve_sylvester(A, A, X)  # g(X, X) = Tr(L A L) of Bures-Wasserstein
+    assert manifold.norm(A, X) == pytest.approx(np.sqrt(2 * np.trace(L @ A @ L)))
+    assert manifold.norm(A, X) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, math.inf])
+def test_gradients_hessians_and_steps(rng, depth):
+    manifold = PositiveDefinite(3, DeepLinearMetric(depth), rng=1)
+    problem = quartic(manifold, np.diag([2.0, 1.0, 0.5]))
+    assert check_gradient(problem).slope == pytest.approx(2, abs=0.1)
+    assert check_hessian(problem).slope == pytest.approx(3, abs=0.1)
+    check_retraction(manifold)
+    W, X = manifold.random_point(), manifold.random_tangent_vector(manifold.random_point())
+    for length in (0.1, 1.0, 100.0):
+        end = manifold.retraction(W, length * X)
+        np.testing.assert_array_equal(end, end.T)
+        assert np.linalg.eigvalsh(end)[0] > -1e-12 * np.linalg.norm(end)
+
+
+@pytest.mark.parametrize("optimizer", [ConjugateGradient, TrustRegions])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_optimizers_converge(optimizer, depth):
+    manifold = PositiveDefinite(3, DeepLinearMetric(depth), rng=0)
+    problem = quartic(manifold, np.diag([2.0, 1.0, 0.5]))
+    result = optimizer(verbosity=0, min_gradient_norm=1e-8, max_iterations=500).run(problem)
+    W = result.point
+    # The symmetric part of the Euclidean gradient vanishes inside the manifold.
+    gradient = (W - np.diag([2.0, 1.0, 0.5])) ** 3 + W - np.diag([2.0, 1.0, 0.5])
+    gradient[0, 1] += 1
+    np.testing.assert_allclose(gradient + gradient.T, np.zeros((3, 3)), atol=1e-6)
+    assert np.linalg.eigvalsh(W)[0] > 0
+
+
+def test_tangent_vectors_are_isotropic():
+    manifold = PositiveDefinite(2, DeepLinearMetric(3), rng=0)
+    W = np.diag([2.0, 0.2])
+    draws = np.array([manifold.random_tangent_vector(W) for _ in range(4000)])
+    basis = [np.diag([1.0, 0.0]), np.array([[0.0, 1.0], [1.0, 0.0]]), np.diag([0.0, 1.0])]
+    covectors = np.array([manifold.flat(W, E / manifold.norm(W, E)) for E in basis])
+    shares = np.mean(np.einsum("kij,eij->ke", draws, covectors) ** 2, axis=0)
+    # The standard error of the mean of a squared coordinate on the sphere is 0.005.
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.02)
+
+
+def test_refuses_what_does_not_fit():
+    for metric in (
+        KroneckerMetric(np.eye(2), np.eye(2)),
+        SpectralMetric(FunctionKernel(lambda s, t: 1 + s)),
+    ):
+        with pytest.raises(TypeError, match="^metric must be a SpectralMetric with a symmetric"):
+            PositiveDefinite(2, metric)
+    manifold = PositiveDefinite(2, DeepLinearMetric(2))
+    assert manifold.dim == 3
+    with pytest.raises(ValueError, match="^point must be symmetric"):
+        manifold.norm(np.array([[1.0, 0.5], [0.0, 1.0]]), np.eye(2))
