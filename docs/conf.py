@@ -126,7 +126,7 @@ _TEST_LINES = {
 
 
 def _link_tests(app, doctree, docname):
-    """Make a link of each name of a test in the theory, and of a file of tests; none may be wrong."""
+    """Make a link of each name of a test, or a file of tests, in the theory."""
     if docname != "mathematics":
         return
     for literal in list(doctree.findall(nodes.literal)):

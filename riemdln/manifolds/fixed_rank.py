@@ -330,7 +330,7 @@ class FixedRank(MetricManifold):
         euclidean_hessian: Any,
         tangent_vector: Any,
     ) -> FixedRankVector:
-        """The Riemannian Hessian along a tangent vector: see `metrics.MetricAt.hessian`.
+        """The Riemannian Hessian along a tangent vector: see `MetricAt.hessian`.
 
         The Euclidean gradient and its derivative are taken as m x n matrices (see `FixedRank`).
         """

@@ -153,7 +153,7 @@ class FullRank(MetricManifold):
         euclidean_hessian: ArrayLike,
         tangent_vector: ArrayLike,
     ) -> Matrix:
-        """The Riemannian Hessian along a tangent vector: see `metrics.MetricAt.hessian`."""
+        """The Riemannian Hessian along a tangent vector: see `MetricAt.hessian`."""
         return self._ask(
             point,
             "hessian",

@@ -199,7 +199,7 @@ class Metric(abc.ABC):
         return self._ask("sharp_derivative_adjoint", W, p, q)
 
     def christoffel(self, W: Array, X: Array, Y: Array) -> Array:
-        """The Christoffel symbol of two tangent vectors: see `metrics.MetricAt.christoffel`.
+        """The Christoffel symbol of two tangent vectors: see `MetricAt.christoffel`.
 
         A geodesic obeys W'' + Gamma_W(W', W') = 0.
 
