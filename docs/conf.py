@@ -47,18 +47,8 @@ add_function_parentheses = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # types and shapes stand in the docstrings
 autosummary_generate = True
-# Each class lists its methods first; those that it has from outside of riemdln are left out.
-numpydoc_class_members_toctree = False
-numpydoc_show_inherited_class_members = dict.fromkeys(
-    [
-        "riemdln.FixedRank",
-        "riemdln.FullRank",
-        "riemdln.geodesics.Geodesic",
-        "riemdln.manifolds.FixedRankPoint",
-        "riemdln.manifolds.FixedRankVector",
-    ],
-    False,
-)
+# A class shows its methods once, below its docstring; numpydoc's tables leave out inherited ones.
+numpydoc_show_class_members = False
 smartquotes = False  # W'' is a second derivative
 
 bibtex_bibfiles = ["references.bib"]

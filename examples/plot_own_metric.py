@@ -146,8 +146,8 @@ assert check_metric(FasterRelative(), 3, 2, rng=0).inverse < 1e-12
 # %%
 # ``sharp_derivative`` and ``sharp_derivative_adjoint`` can be overridden in the same way; the check
 # compares them with ``sharp``. A metric whose geodesics end at matrices of lower rank, as those of
-# ``DeepLinearMetric`` do, sets ``ends_at_lower_rank = True``. With ``require_shape`` a metric refuses
-# matrices on which it does not exist.
+# ``DeepLinearMetric`` do, sets ``ends_at_lower_rank = True``. With ``require_shape`` a metric
+# refuses matrices on which it does not exist.
 #
 # Shortcut: a kernel of two singular values
 # -----------------------------------------
