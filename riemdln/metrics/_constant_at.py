@@ -44,9 +44,12 @@ class ConstantAt(MetricAt):
         """Zero."""
         return 0.0 * (self._vector("X", X) + self._vector("Y", Y))
 
-    def hessian(self, X: Array, euclidean_gradient: Array, euclidean_hessian: Array) -> Array:
+    def hessian(
+        self, euclidean_gradient: Array, euclidean_hessian: Array, tangent_vector: Array
+    ) -> Array:
         """The sharp of the derivative of the Euclidean gradient."""
-        self._vector("X", X), self._vector("euclidean_gradient", euclidean_gradient)
+        self._vector("euclidean_gradient", euclidean_gradient)
+        self._vector("tangent_vector", tangent_vector)
         return self.sharp(self._vector("euclidean_hessian", euclidean_hessian))
 
     def gaussian(self, rng: np.random.Generator) -> Array:

@@ -66,7 +66,7 @@ class GenericAt(MetricAt):
         return self._as_given(getattr(self._metric, method)(self._W, *checked))
 
     def sharp(self, P: Array) -> Array:
-        raise NotImplementedError("a metric defines sharp")
+        return self._ask_metric("sharp", P)
 
     def flat(self, Z: Array) -> Array:
         z = self._vector("Z", Z).ravel()
