@@ -110,7 +110,9 @@ class MetricAt(abc.ABC):
         .. math::
 
             \mathrm{Hess}\, E[X] = A(D^2E[X]) + \tfrac12 DA[X] p - \tfrac12 DA[A p] x
-                                 + \tfrac12 A(\Xi(x, p)), \qquad p = \nabla E, \quad x = A^{-1} X
+                                 + \tfrac12 A(\Xi(x, p)),
+
+            p = \nabla E, \quad x = A^{-1} X
 
         Parameters
         ----------
