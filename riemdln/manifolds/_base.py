@@ -147,7 +147,7 @@ class MetricManifold(Manifold):
         norm = self.norm(point, vector)
         if not norm > 0:
             raise ValueError("point has no tangent vector of norm one: every direction is frozen")
-        return vector / norm
+        return vector / float(norm)  # which leaves the dtype of arrays alone
 
     def retraction(self, point: Point, tangent_vector: Vector) -> Point:
         """The point that a step leads to.

@@ -75,6 +75,10 @@ class MetricAt(abc.ABC):
     def coordinate_laplacian(self) -> Vector:
         """Laplace-Beltrami of the entries of W: see `riemdln.Metric.coordinate_laplacian`."""
 
+    def by_default(self, method: str, *vectors: Vector) -> Any:
+        """What a method says where the metric does not define it itself."""
+        return getattr(type(self), method)(self, *vectors)
+
     def in_frame(self) -> tuple[Self, Any, Any]:
         """The same metric where formulas are cheapest, with the maps of vectors there and back."""
         return self, _as_given, _as_it_is

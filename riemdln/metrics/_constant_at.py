@@ -94,6 +94,15 @@ class MultipleAt(ConstantAt):
         m, n = self._W.shape[-2:]
         return 0.0 * self._W[..., 0, 0] - m * n / 2 * math.log(self._factor)
 
+    def entropy(self) -> Array:
+        """The sum 1/2 sum_{i<j} ln c: see `DeepLinearMetric.entropy`."""
+        r = min(self._W.shape[-2:])
+        return 0.0 * self._W[..., 0, 0] + r * (r - 1) / 4 * math.log(self._factor)
+
+    def entropy_gradient(self) -> Array:
+        """Zero."""
+        return 0.0 * self._W
+
 
 def straight_line(metric: Any, W_a: Array, W_b: Array, times: Array) -> tuple[Array, Array, float]:
     """The geodesic of a constant metric, from W_a at time 0 to W_b at time 1."""
