@@ -48,7 +48,7 @@ def gradient(kind, function, *arrays):
         arrays = [a.requires_grad_() for a in arrays]
         gradients = module.autograd.grad(function(*arrays), arrays)
     elif kind == "jax":
-        gradients = module.jit(module.grad(function, places))(*arrays)
+        gradients = module.grad(function, places)(*arrays)
     else:
         gradients = [autograd.grad(function, place)(*arrays) for place in places]
     return [np.asarray(g) for g in gradients]
