@@ -75,6 +75,7 @@ sphinx_gallery_conf = {
         ]
     ),
     "download_all_examples": False,
+    "parallel": 2,
     "min_reported_time": 1,
     "remove_config_comments": True,
     "show_memory": False,
