@@ -64,6 +64,21 @@ def test_solver_step(benchmark, n, rounds, depth):
     benchmark(step)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 64, math.inf])
+@pytest.mark.parametrize(("n", "rounds"), [(5, 2000), (10, 2000)])
+def test_sharp_at_a_new_point(benchmark, n, rounds, depth):
+    metric, rng = DeepLinearMetric(depth), np.random.default_rng(0)
+    points, P = cycle(rng.standard_normal((8, n, n))), rng.standard_normal((n, n))
+
+    def sharp():
+        return metric.sharp(next(points), P)
+
+    ratio = median_ratio(sharp, decomposition(n, n), rounds) - 1
+    what = f"sharp at a new {n} x {n} point, depth {depth}, beside the decomposition"
+    report(benchmark, f"{what}, in SVDs", ratio)
+    benchmark(sharp)
+
+
 @pytest.mark.parametrize("depth", [64, math.inf])
 def test_depth_is_free(benchmark, depth):
     step = solver_step(200, 200, DeepLinearMetric(depth))

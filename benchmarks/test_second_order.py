@@ -11,7 +11,7 @@ import pytest
 from pymanopt.manifolds import Euclidean
 
 from benchmarks.test_geometry import decomposition, median_ratio, report
-from riemdln import DeepLinearMetric, FullRank
+from riemdln import DeepLinearMetric, FixedRank, FullRank
 from riemdln.geodesics import geodesic_between
 
 
@@ -53,11 +53,11 @@ def test_hessian_product_at_depth_one(benchmark, n):
 
 @pytest.mark.parametrize("depth", [2, 3, math.inf])
 @pytest.mark.parametrize("points", ["near the identity", "Gaussian"])
-def test_evaluations_of_sharp_in_a_distance(benchmark, points, depth):
+def test_points_visited_for_a_distance(benchmark, points, depth):
     class Counting(DeepLinearMetric):
-        def sharp(self, W, P):
+        def at(self, W):
             evaluations.append(math.prod(np.shape(W)[:-2]))
-            return super().sharp(W, P)
+            return super().at(W)
 
     metric, rng, counts = Counting(depth), np.random.default_rng(0), []
     for _ in range(30):
@@ -70,7 +70,50 @@ def test_evaluations_of_sharp_in_a_distance(benchmark, points, depth):
         evaluations = []
         geodesic_between(metric, W_a, W_b)
         counts.append(sum(evaluations))
-    what = f"evaluations of sharp in a distance of 5 x 5 points {points}, depth {depth}"
+    what = f"points visited for a distance of 5 x 5 points {points}, depth {depth}"
     report(benchmark, f"{what}, median", np.median(counts))
     report(benchmark, f"{what}, nine of ten below", np.quantile(counts, 0.9))
     benchmark.pedantic(geodesic_between, (metric, W_a, W_b), rounds=3)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(("m", "n", "k"), [(60, 50, 5), (500, 400, 10)])
+def test_hessian_product_at_fixed_rank(benchmark, m, n, k, depth):
+    manifold = FixedRank(m, n, k, DeepLinearMetric(depth), rng=0)
+    point, rng = manifold.random_point(), np.random.default_rng(0)
+    X, (P, H) = manifold.random_tangent_vector(point), rng.standard_normal((2, m, n))
+
+    def product():
+        return manifold.euclidean_to_riemannian_hessian(point, P, H, X)
+
+    def unavoidable():
+        # The blocks of the gradient and of its derivative.
+        return P @ point.vt.T, P.T @ point.u, H @ point.vt.T, H.T @ point.u
+
+    ratio = median_ratio(product, unavoidable, 200)
+    what = f"Hessian product at {m} x {n}, rank {k}, depth {depth}"
+    report(benchmark, f"{what}, in four products of the matrices with the factors", ratio)
+    benchmark(product)
+
+
+@pytest.mark.parametrize("what", ["sharp", "christoffel", "hessian"])
+def test_stack_against_loop(benchmark, what):
+    metric, rng = DeepLinearMetric(3), np.random.default_rng(0)
+    W, *vectors = rng.standard_normal((4, 1000, 3, 3))
+    count = {"sharp": 1, "christoffel": 2, "hessian": 3}[what]
+
+    def at_new_points(points, *own):
+        points[..., 0, 0] += 1e-3
+        return getattr(metric.at(points), what)(*own)
+
+    def loop():
+        for one in zip(W, *vectors[:count], strict=True):
+            at_new_points(*one)
+
+    def stack():
+        return at_new_points(W, *vectors[:count])
+
+    report(
+        benchmark, f"{what} at 1,000 points of 3 x 3: loop in stacks", median_ratio(loop, stack, 5)
+    )
+    benchmark(stack)

@@ -47,8 +47,8 @@ class Limits(NamedTuple):
 def namespace(*arrays: Array) -> Any:
     """The array API namespace of some arrays; of NumPy's arrays it is NumPy itself."""
     for array in arrays:
-        if not isinstance(array, (np.ndarray, np.generic, float)):
-            return array_namespace(*(a for a in arrays if not isinstance(a, float)))
+        if not isinstance(array, (np.ndarray, np.generic, float, int)):
+            return array_namespace(*(a for a in arrays if not isinstance(a, (float, int))))
     return np
 
 
@@ -206,6 +206,16 @@ def floating_array(name: str, value: Any) -> Array:
     if value.dtype not in (xp.float32, xp.float64):
         raise ValueError(f"{name} must be real, of dtype float32 or float64, got {value.dtype}")
     return value
+
+
+def floating_arrays(**values: Any) -> list[Array]:
+    """The values as floating arrays; numbers take the dtype and the device of the arrays."""
+    if all(type(value) is np.ndarray for value in values.values()):
+        return [floating_array(name, value) for name, value in values.items()]
+    is_number = {name: isinstance(value, (int, float)) for name, value in values.items()}
+    arrays = {n: None if is_number[n] else floating_array(n, v) for n, v in values.items()}
+    first = next((a for a in arrays.values() if a is not None), np.zeros(()))
+    return [like(first, values[n]) if a is None else a for n, a in arrays.items()]
 
 
 def finite(name: str, value: Array) -> Array:

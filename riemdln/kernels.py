@@ -19,7 +19,7 @@ import numpy as np
 from riemdln._arrays import (
     Array,
     certain,
-    floating_array,
+    floating_arrays,
     limits,
     namespace,
     nonnegative_number,
@@ -274,7 +274,7 @@ class DeepLinearKernel(Kernel):
 
     def __call__(self, s: Array, t: Array) -> Array:
         """The kernel, entry by entry."""
-        s, t, depth = floating_array("s", s), floating_array("t", t), self.depth
+        (s, t), depth = floating_arrays(s=s, t=t), self.depth
         if depth == 1:
             return _filled(1.0, s, t)
         if depth in _FEW_LAYERS:
@@ -314,14 +314,15 @@ class DeepLinearKernel(Kernel):
         >>> np.round(DeepLinearKernel(2).divided_difference(a, b, 4.0) * (a + b), 12)  # 1 / (a + b)
         array([1., 1., 1.])
         """
-        a, b, t = (floating_array(*item) for item in (("a", a), ("b", b), ("t", t)))
+        same = a is b
+        a, b, t = floating_arrays(a=a, b=b, t=t)
         if self.depth == 1:
             return 0.0 * (a + b + t)
         xp = namespace(a, b, t)
         close = xp.abs(a - b) <= _CLOSE * xp.maximum(a, b)
         run = (a - b) * (a + b)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            if a is b or certain(xp.all(a == b), otherwise=False):
+            if same or certain(xp.all(a == b), otherwise=False):
                 return self._slope(a, t)
             rise = self._above_zero(a, t) - self._above_zero(b, t)
             quotient = rise / xp.where(close, 1.0, run)
@@ -476,6 +477,7 @@ def _log_ratio(s: Array, t: Array) -> Array:
 
 
 def _numerical_divided_difference(kernel: Kernel, a: Array, b: Array, t: Array) -> Array:
+    a, b, t = floating_arrays(a=a, b=b, t=t)
     xp = namespace(a, b, t)
     eps = limits(a).eps
     # Where the rounding error of the quotient, eps / closeness, meets the error of taking the

@@ -147,7 +147,7 @@ def test_the_derivative_goes_on_smoothly_to_lower_rank(rng):
             tangent = metric.sharp(W, X)
             assert np.isfinite(metric.sharp_derivative(W, tangent, P)).all()
             assert np.isfinite(metric.sharp_derivative_adjoint(W, P, X)).all()
-            hess = metric.at(W).hessian(tangent, P, X)
+            hess = metric.at(W).hessian(P, X, tangent)
             assert np.isfinite(hess).all()
 
 

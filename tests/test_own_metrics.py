@@ -58,7 +58,7 @@ def test_the_generic_path_agrees_with_the_closed_form(rng, m, n, depth):
         actual = getattr(generic, name)(W, *arguments)
         np.testing.assert_allclose(actual, getattr(closed, name)(W, *arguments), atol=1e-8)
     np.testing.assert_allclose(
-        generic.at(W).hessian(X, P, Q), closed.at(W).hessian(X, P, Q), atol=1e-8
+        generic.at(W).hessian(P, Q, X), closed.at(W).hessian(P, Q, X), atol=1e-8
     )
 
 

@@ -62,7 +62,7 @@ def exponential(
     array([[4., 0.],
            [0., 9.]])
     """
-    return geodesic(metric, W, X, [0.0, 1.0], rtol=rtol, rank=rank).points[-1]
+    return geodesic(metric, W, X, [0.0, 1.0], rtol=rtol, rank=rank).points[-1, ...]
 
 
 def geodesic(

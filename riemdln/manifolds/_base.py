@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -125,7 +126,7 @@ class MetricManifold(Manifold):
             if self._is_undefined(tangent_vector):
                 return np.float64(np.nan)
             raise self._explained(error, point=point, tangent_vector=tangent_vector) from error
-        return np.sqrt(np.maximum(np.float64(square), 0.0))
+        return np.float64(math.sqrt(max(float(square), 0.0)))
 
     def sharp(self, point: Point, covector: Vector) -> Vector:
         """The cometric: from a covector to the tangent vector that it stands for."""

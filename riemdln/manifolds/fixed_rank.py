@@ -371,7 +371,7 @@ class FixedRank(MetricManifold):
             name: self._split(frame, ambient_matrix(name, value, self._shape))
             for name, value in given.items()
         }
-        return self._ask(point, "hessian", tangent_vector=tangent_vector, **covectors)
+        return self._ask(point, "hessian", **covectors, tangent_vector=tangent_vector)
 
     def coordinates(self) -> FactorCoordinates:
         """Coordinates for differential equations: three factors U B V^T with any invertible B."""

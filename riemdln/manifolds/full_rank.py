@@ -157,9 +157,9 @@ class FullRank(MetricManifold):
         return self._ask(
             point,
             "hessian",
-            tangent_vector=tangent_vector,
             euclidean_gradient=euclidean_gradient,
             euclidean_hessian=euclidean_hessian,
+            tangent_vector=tangent_vector,
         )
 
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:

@@ -81,7 +81,7 @@ class MetricAt(abc.ABC):
 
     def in_frame(self) -> tuple[Self, Any, Any]:
         """The same metric where formulas are cheapest, with the maps of vectors there and back."""
-        return self, _itself, _itself
+        return self, _as_given, _as_it_is
 
     def inner(self, X: Vector, Y: Vector) -> Array:
         """The inner product g_W(X, Y) = <flat(X), Y> of two tangent vectors."""
@@ -106,7 +106,9 @@ class MetricAt(abc.ABC):
         pulled = at.sharp(at.sharp_derivative_adjoint(x, y))
         return back(0.5 * (pulled - along_x - along_y))
 
-    def hessian(self, X: Vector, euclidean_gradient: Vector, euclidean_hessian: Vector) -> Vector:
+    def hessian(
+        self, euclidean_gradient: Vector, euclidean_hessian: Vector, tangent_vector: Vector
+    ) -> Vector:
         r"""The Riemannian Hessian of a cost E along a tangent vector.
 
         .. math::
@@ -116,10 +118,10 @@ class MetricAt(abc.ABC):
 
         Parameters
         ----------
-        X : vector
-            The tangent vector.
         euclidean_gradient, euclidean_hessian : vector
             The Euclidean gradient of E at W, and the derivative of the Euclidean gradient along X.
+        tangent_vector : vector
+            The tangent vector X.
 
         Returns
         -------
@@ -134,12 +136,13 @@ class MetricAt(abc.ABC):
         >>> import numpy as np
         >>> from riemdln import DeepLinearMetric
         >>> one = np.ones((1, 1))  # A = 2 w, with arc length r = sqrt(2 w), so E = w is r^2 / 2
-        >>> DeepLinearMetric(2).at(3 * one).hessian(one, one, 0 * one)
+        >>> DeepLinearMetric(2).at(3 * one).hessian(one, 0 * one, one)
         array([[1.]])
         """
         at, there, back = self.in_frame()
-        X, p = there("X", X), there("euclidean_gradient", euclidean_gradient)
+        p = there("euclidean_gradient", euclidean_gradient)
         H = there("euclidean_hessian", euclidean_hessian)
+        X = there("tangent_vector", tangent_vector)
         x = at.flat(X)
         lifted = at.sharp(H + 0.5 * at.sharp_derivative_adjoint(x, p))
         along_gradient = at.sharp_derivative(at.sharp(p), x)
@@ -169,5 +172,9 @@ def fitting_stack(Y: Array, X: Array) -> Array:
     return matching_matrix("Y", Y, "X", floating_array("X", X))
 
 
-def _itself(name: str, vector: Vector = None) -> Vector:
-    return name if vector is None else vector
+def _as_given(name: str, vector: Vector) -> Vector:
+    return vector
+
+
+def _as_it_is(vector: Vector) -> Vector:
+    return vector

@@ -44,9 +44,12 @@ class ConstantAt(MetricAt):
         """Zero."""
         return 0.0 * (self._vector("X", X) + self._vector("Y", Y))
 
-    def hessian(self, X: Array, euclidean_gradient: Array, euclidean_hessian: Array) -> Array:
+    def hessian(
+        self, euclidean_gradient: Array, euclidean_hessian: Array, tangent_vector: Array
+    ) -> Array:
         """The sharp of the derivative of the Euclidean gradient."""
-        self._vector("X", X), self._vector("euclidean_gradient", euclidean_gradient)
+        self._vector("euclidean_gradient", euclidean_gradient)
+        self._vector("tangent_vector", tangent_vector)
         return self.sharp(self._vector("euclidean_hessian", euclidean_hessian))
 
     def gaussian(self, rng: np.random.Generator) -> Array:
@@ -90,6 +93,15 @@ class MultipleAt(ConstantAt):
     def log_volume(self) -> Array:
         m, n = self._W.shape[-2:]
         return 0.0 * self._W[..., 0, 0] - m * n / 2 * math.log(self._factor)
+
+    def entropy(self) -> Array:
+        """The sum 1/2 sum_{i<j} ln c: see `DeepLinearMetric.entropy`."""
+        r = min(self._W.shape[-2:])
+        return 0.0 * self._W[..., 0, 0] + r * (r - 1) / 4 * math.log(self._factor)
+
+    def entropy_gradient(self) -> Array:
+        """Zero."""
+        return 0.0 * self._W
 
 
 def straight_line(metric: Any, W_a: Array, W_b: Array, times: Array) -> tuple[Array, Array, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator, cg
 
-from riemdln._arrays import Array, finite, point_of_shape
+from riemdln._arrays import Array, finite, like, namespace, point_of_shape, to_numpy
 from riemdln.metrics._at import MetricAt
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ _NUMBERS = ("inner", "log_volume")
 
 
 class GenericAt(MetricAt):
-    """A metric at one point of NumPy, from its method `sharp`, or from what else it defines itself.
+    """A metric at one point, from its method `sharp`, or from what else it defines itself.
 
-    All is computed in float64 and given in the dtype of the point.
+    All is computed in NumPy's float64, and given as an array like the point.
 
     Parameters
     ----------
@@ -59,8 +59,8 @@ class GenericAt(MetricAt):
     """
 
     def __init__(self, metric: Metric, W: Array, own: list[str]) -> None:
-        self._metric, self._dtype = metric, W.dtype
-        self._W = np.asarray(W, dtype=np.float64)
+        self._metric, self._given = metric, W
+        self._W = to_numpy(W).astype(np.float64)
         for name in own:
             setattr(self, name, partial(self._ask_metric, name))
 
@@ -69,7 +69,7 @@ class GenericAt(MetricAt):
         return self._as_given(getattr(self._metric, method)(self._W, *checked))
 
     def sharp(self, P: Array) -> Array:
-        raise NotImplementedError("a metric defines sharp")
+        return self._ask_metric("sharp", P)
 
     def flat(self, Z: Array) -> Array:
         z = self._vector("Z", Z).ravel()
@@ -98,7 +98,7 @@ class GenericAt(MetricAt):
         return self._as_given(z.reshape(self._W.shape))
 
     def pair(self, p: Array, X: Array) -> Array:
-        return np.sum(p * X, axis=(-2, -1))
+        return namespace(X).sum(p * X, axis=(-2, -1))
 
     def sharp_derivative(self, X: Array, p: Array) -> Array:
         X, p = self._vector("X", X), self._vector("p", p)
@@ -115,7 +115,7 @@ class GenericAt(MetricAt):
         return self._as_given(self._pairing_gradient(self._vector("p", p), self._vector("q", q)))
 
     def gaussian(self, rng: np.random.Generator) -> Array:
-        return rng.standard_normal(self._W.shape).astype(self._dtype)
+        return like(self._given, rng.standard_normal(self._W.shape))
 
     def log_volume(self) -> Array:
         return self._as_given(-np.linalg.slogdet(self._dense)[1] / 2)
@@ -130,10 +130,14 @@ class GenericAt(MetricAt):
         return divergence + self.sharp(self.log_volume_gradient())
 
     def _vector(self, name: str, vector: Array) -> Array:
-        return finite(name, point_of_shape(name, vector, self._W.shape)).astype(np.float64)
+        vector = finite(name, point_of_shape(name, vector, self._W.shape))
+        return to_numpy(vector).astype(np.float64)
 
     def _as_given(self, value: Array) -> Array:
-        return np.asarray(value).astype(self._dtype, copy=False)[()]
+        value = like(self._given, value)
+        return (
+            value[()] if isinstance(value, np.ndarray) else value
+        )  # a number, not of 0 dimensions
 
     def _apply(self, vector: Array) -> Array:
         return np.ravel(self._metric.sharp(self._W, vector.reshape(self._W.shape)))
@@ -189,7 +193,7 @@ class StackAt(MetricAt):
     """
 
     def __init__(self, W: Array, each: list[MetricAt]) -> None:
-        self._shape, self._each = W.shape, each
+        self._given, self._each = W, each
 
     def by_default(self, method: str, *vectors: Array) -> Array:
         return self._loop(method, [partial(at.by_default, method) for at in self._each], vectors)
@@ -198,10 +202,10 @@ class StackAt(MetricAt):
         return self._loop(method, [getattr(at, method) for at in self._each], vectors)
 
     def _loop(self, method: str, functions: list[Any], vectors: tuple[Array, ...]) -> Array:
-        (m, n), stack = self._shape[-2:], self._shape[:-2]
-        stacks = [np.broadcast_to(V, self._shape).reshape(-1, m, n) for V in vectors]
+        shape = tuple(self._given.shape)
+        stacks = [np.broadcast_to(to_numpy(V), shape).reshape(-1, *shape[-2:]) for V in vectors]
         answers = [function(*own) for function, *own in zip(functions, *stacks, strict=True)]
-        return np.reshape(np.array(answers), stack + (() if method in _NUMBERS else (m, n)))
+        return like(self._given, np.reshape(answers, shape[:-2] if method in _NUMBERS else shape))
 
     def sharp(self, P: Array) -> Array:
         return self._ask("sharp", P)
@@ -213,7 +217,7 @@ class StackAt(MetricAt):
         return self._ask("root", Z)
 
     def pair(self, p: Array, X: Array) -> Array:
-        return np.sum(p * X, axis=(-2, -1))
+        return namespace(X).sum(p * X, axis=(-2, -1))
 
     def inner(self, X: Array, Y: Array) -> Array:
         """The inner product of each point."""
@@ -229,7 +233,7 @@ class StackAt(MetricAt):
         return self._ask("christoffel", X, Y)
 
     def gaussian(self, rng: np.random.Generator) -> Array:
-        return rng.standard_normal(self._shape)
+        return like(self._given, rng.standard_normal(tuple(self._given.shape)))
 
     def log_volume(self) -> Array:
         return self._ask("log_volume")

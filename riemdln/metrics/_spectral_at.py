@@ -101,11 +101,10 @@ class FrameAt(MetricAt):
     @cached_property
     def is_regular(self) -> bool:
         """Whether no singular value is a rounding error, and no direction is frozen."""
-        s, xp = self.frame.s, namespace(self.frame.s)
-        level = self.theta_rounding[..., 0, 0]
-        return certain(xp.all(self._least > level), otherwise=False) and certain(
-            xp.all(s > self.frame.rounding), otherwise=False
-        )
+        (eps, tiny, _), least = limits(self.theta.M), self._least
+        xp, s = namespace(least), self.frame.s
+        clear = xp.all((least > eps * self._largest) & (least > tiny))
+        return certain(clear & xp.all(s > self.frame.rounding), otherwise=False)
 
     @cached_property
     def inverse(self) -> Blocks:

@@ -140,7 +140,7 @@ class DeepLinearMetric(SpectralMetric):
         >>> bool(np.isclose(metric.entropy(np.diag([1.0, 3.0])), np.log(4) / 2))
         True
         """
-        return self._frame_at(W).entropy()
+        return self._ask("entropy", W)
 
     def entropy_gradient(self, W: Array) -> Array:
         """The Euclidean gradient of `entropy`, a covector.
@@ -163,8 +163,7 @@ class DeepLinearMetric(SpectralMetric):
         array([[0.125, 0.   ],
                [0.   , 0.125]])
         """
-        at = self._frame_at(W)
-        return at.frame.join(at.entropy_gradient())
+        return self._ask("entropy_gradient", W)
 
     def network_retraction(self, W: Array, X: Array) -> Array:
         """Where a step X takes W when the layers of a real network take it.

@@ -71,7 +71,7 @@ class KroneckerMetric(Metric):
 
     def sharp(self, W: Array, P: Array) -> Array:
         """The cometric A(P) = L P R, the same at every point."""
-        return self.at(W).sharp(P)
+        return self._ask("sharp", W, P)
 
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array

@@ -5,11 +5,18 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-import numpy as np
-
-from riemdln._arrays import Array, Rng, finite, floating_array, matrix_shape
+from riemdln._arrays import (
+    Array,
+    Rng,
+    finite,
+    floating_array,
+    is_traced,
+    matrix_shape,
+    to_numpy,
+)
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
+from riemdln.metrics._rules import are_differentiated, by_rule, plainly
 
 __all__ = ["Metric"]
 
@@ -24,6 +31,11 @@ class Metric(abc.ABC):
     A metric of one's own is a subclass with one method, `sharp`, written in autograd.numpy. Then
     `flat` comes by a linear solver and the derivatives of `sharp` by automatic
     differentiation, and with them all of `FullRank`. Override what has a closed form.
+
+    What a metric says can be differentiated itself, by autograd, PyTorch and JAX: in all vectors,
+    and in W, except for `root`, `coordinate_laplacian` and `random_tangent`. So a cost may
+    contain a metric, and a metric another one. First derivatives have closed forms, also where
+    singular values are equal; second ones are differences of these, to some ten digits.
 
     Attributes
     ----------
@@ -73,10 +85,14 @@ class Metric(abc.ABC):
         """
         W = checked_point("W", W)
         self.require_shape(*matrix_shape("W", W))
+        if is_traced(W):
+            raise TypeError(
+                f"{self!r} is asked by its values, but JAX traces W: its sharp alone can be traced"
+            )
         own = [name for name in VECTORS if getattr(type(self), name) is not getattr(Metric, name)]
         if W.ndim == 2:
             return GenericAt(self, W, own)
-        points = np.reshape(W, (-1, *W.shape[-2:]))
+        points = to_numpy(W).reshape(-1, *W.shape[-2:])
         return StackAt(W, [GenericAt(self, point, own) for point in points])
 
     @abc.abstractmethod
@@ -301,10 +317,6 @@ class Metric(abc.ABC):
         """
         return self.at(W).random_tangent(rng)
 
-    def _ask(self, method: str, W: Array, *vectors: Any) -> Any:
-        # Not what a subclass defines itself, so that it may call this method by super().
-        return self.at(W).by_default(method, *vectors)
-
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
     ) -> tuple[Array, Array, float] | None:
@@ -323,6 +335,12 @@ class Metric(abc.ABC):
             Arrays (K, m, n) at the times, and the length.
         """
         return None
+
+    def _ask(self, name: str, W: Array, *vectors: Any) -> Any:
+        """What the metric at a point says, with derivatives by rule where they are taken."""
+        if are_differentiated(W, *vectors):
+            return by_rule(name, self, W, *vectors)
+        return plainly(name, self, W, *vectors)
 
     def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
         """Raise a ValueError where the metric does not exist on m x n matrices."""

@@ -158,7 +158,7 @@ class SpectralMetric(Metric):
             If an argument is complex, not finite or wrongly shaped, or if the metric
             does not exist on m x n matrices.
         """
-        return self.at(W).sharp(P)
+        return self._ask("sharp", W, P)
 
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
