@@ -523,6 +523,23 @@ def test_hessians_leave_out_frozen_directions(rng, depth):
     np.testing.assert_allclose(*gamma, atol=1e-9 * np.abs(gamma[1]).max())
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.ones((5, 6)), r"must have shape \(6, 5\), got \(5, 6\)"),
+        (np.full((6, 5), np.inf), "must be finite"),
+        (csr_array(np.full((6, 5), np.nan)), "must be finite"),
+    ],
+)
+def test_what_is_wrong_with_a_hessian_is_said_of_it(rng, bad, message):
+    manifold, good = FixedRank(6, 5, 2, DeepLinearMetric(2), rng=rng), np.ones((6, 5))
+    point = manifold.random_point()
+    X = manifold.random_tangent_vector(point)
+    for name, pair in (("euclidean_gradient", (bad, good)), ("euclidean_hessian", (good, bad))):
+        with pytest.raises(ValueError, match=f"^{name} {message}"):
+            manifold.euclidean_to_riemannian_hessian(point, *pair, X)
+
+
 def test_small_singular_values_of_large_matrices_are_no_rounding_errors():
     manifold = FixedRank(1000, 800, 2, DeepLinearMetric(2))
     point = FixedRankPoint(np.eye(1000, 2), np.array([1.0, 1e-13]), np.eye(2, 800))

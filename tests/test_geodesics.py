@@ -96,6 +96,34 @@ def test_the_derivative_near_clusters(rng, distance, dtype, tolerance):
     np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("distance", [1e-2, 1e-4, 1e-5, 1e-6, 1e-7, 5e-8, 2e-8, 0.0])
+def test_the_derivative_near_clusters_at_depth_four(rng, distance):
+    W = random_matrix(rng, 4, 4, 0.7 * (1 + distance * np.arange(4)))
+    X, P = rng.standard_normal((2, 4, 4))
+
+    def root_and_derivative(W, X):
+        # R = (W W^T)^{1/4}: the derivatives of squares, undone twice by Sylvester's equation.
+        U, s, _ = np.linalg.svd(W)
+        square, R = U * s @ U.T, U * np.sqrt(s) @ U.T
+        change = scipy.linalg.solve_sylvester(square, square, X @ W.T + W @ X.T)
+        return R, scipy.linalg.solve_sylvester(R, R, change)
+
+    (L, dL), (R, dR) = root_and_derivative(W, X), root_and_derivative(W.T, X.T)
+
+    def power_derivative(A, dA, k):
+        powers = [np.linalg.matrix_power(A, j) for j in range(k)]
+        return sum((powers[j] @ dA @ powers[k - 1 - j] for j in range(k)), np.zeros((4, 4)))
+
+    power = np.linalg.matrix_power
+    expected = sum(
+        power_derivative(L, dL, 3 - k) @ P @ power(R, k)
+        + power(L, 3 - k) @ P @ power_derivative(R, dR, k)
+        for k in range(4)
+    )
+    actual = DeepLinearMetric(4).sharp_derivative(W, X, P)
+    np.testing.assert_allclose(actual, expected, atol=1e-9 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("depth", [1.5, 2, 3, 8])
 @pytest.mark.parametrize(("m", "n"), [(4, 4), (4, 6), (6, 4)])
 def test_frozen_directions_do_not_count(rng, m, n, depth):

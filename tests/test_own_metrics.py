@@ -235,6 +235,19 @@ def test_flat_of_large_matrices_solves_to_nearly_all_digits(rng):
     assert np.linalg.norm(weights * Y - Z) < 1e-12 * np.linalg.norm(Z)
 
 
+class Rounded(Diagonal):
+    """A cometric whose values have seven digits only."""
+
+    def sharp(self, W, P):
+        return super().sharp(W, P).astype(np.float32).astype(np.float64)
+
+
+def test_flat_gives_nothing_that_does_not_solve_the_system(rng):
+    weights, Z = np.geomspace(1, 100, 1200).reshape(40, 30), rng.standard_normal((40, 30))
+    with pytest.raises(np.linalg.LinAlgError, match="^flat did not converge: the residual"):
+        Rounded(weights).flat(np.ones((40, 30)), Z)
+
+
 def test_flat_of_large_matrices_says_where_it_did_not_converge(rng):
     # So many eigenvalues of so many sizes are beyond conjugate gradients.
     weights, Z = np.geomspace(1, 1e14, 1200).reshape(40, 30), rng.standard_normal((40, 30))
