@@ -99,14 +99,9 @@ def to_numpy(array: Array) -> np.ndarray:
         return array
     if hasattr(array, "detach"):  # PyTorch's arrays may belong to a graph of derivatives
         array = array.detach().cpu()
-    elif hasattr(array, "to_device"):
-        array = array.to_device(_host(array), stream=None)
+    elif hasattr(namespace(array), "Device"):  # array_api_strict's, which may be on any device
+        array = array.to_device(namespace(array).Device("CPU_DEVICE"))
     return np.asarray(array)
-
-
-def _host(array: Array) -> Any:
-    xp = namespace(array)
-    return xp.Device("CPU_DEVICE") if hasattr(xp, "Device") else "cpu"
 
 
 def real_number(name: str, value: Any) -> float:

@@ -40,7 +40,7 @@ class CheckError(AssertionError):
     """What a check raises where it finds something wrong."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaylorCheck:
     """How fast the error of a Taylor model goes to zero with the step size.
 

@@ -19,6 +19,7 @@ import numpy as np
 from riemdln._arrays import (
     Array,
     certain,
+    device,
     floating_arrays,
     limits,
     namespace,
@@ -106,7 +107,7 @@ class Kernel(abc.ABC):
         Returns
         -------
         array
-            Symmetric in `a` and `b`; zero at a = b = 0.
+            Symmetric in `a` and `b`. It has no meaning at a = b = 0.
         """
         return _numerical_divided_difference(self, a, b, t)
 
@@ -146,8 +147,9 @@ class FunctionKernel(Kernel):
 
     Raises
     ------
-    TypeError
-        If one of the functions cannot be called.
+    TypeError, ValueError
+        If one of the functions cannot be called, or `transposed_difference` is given of a
+        symmetric one.
 
     Notes
     -----
@@ -180,6 +182,8 @@ class FunctionKernel(Kernel):
         ):
             if not (callable(value) or (optional and value is None)):
                 raise TypeError(f"{name} must be a function of singular values, got {value!r}")
+        if symmetric and transposed_difference is not None:
+            raise ValueError("transposed_difference must be None of a symmetric function")
         self._function = function
         self._difference, self._transposed = divided_difference, transposed_difference
         self.is_symmetric = bool(symmetric)
@@ -267,8 +271,13 @@ class DeepLinearKernel(Kernel):
     is_symmetric = True
 
     def __init__(self, depth: float) -> None:
-        self.depth = real_depth("depth", depth)
-        self.constant = 1.0 if self.depth == 1 else None
+        self._depth = real_depth("depth", depth)
+        self.constant = 1.0 if self._depth == 1 else None
+
+    @property
+    def depth(self) -> float:
+        """The depth N."""
+        return self._depth
 
     def __repr__(self) -> str:
         return f"DeepLinearKernel({self.depth:.15g})"
@@ -458,6 +467,24 @@ def as_kernel(name: str, value: Any) -> Kernel:
 
 def _terms(kernel: Kernel) -> list[tuple[float, Kernel]]:
     return kernel.terms if isinstance(kernel, _Sum) else [(1.0, kernel)]
+
+
+def filled(value: Any, s: Array, shape: tuple[int, ...] | None = None) -> Array:
+    """A value of a kernel as an array of a shape and of the dtype and the device of s."""
+    shape = s.shape if shape is None else shape
+    if getattr(value, "shape", None) == shape and value.dtype == s.dtype:
+        return value
+    xp = namespace(s)
+    try:
+        if namespace(value) is not xp:
+            value = xp.asarray(value, device=device(s))
+        if xp.isdtype(value.dtype, "complex floating"):
+            raise TypeError("it is complex")
+        return xp.broadcast_to(xp.astype(value, s.dtype), shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"a kernel must give real numbers of the shape of its arguments, got {value!r}: {error}"
+        ) from error
 
 
 def _filled(value: Any, *arguments: Array) -> Array:

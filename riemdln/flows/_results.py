@@ -13,7 +13,7 @@ __all__ = ["Flow", "FlowError", "NetworkFlow"]
 Vector = NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flow:
     """A gradient flow at K times.
 
@@ -46,7 +46,7 @@ class Flow:
     nfev: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NetworkFlow(Flow):
     """The gradient flow of a network's layers at K times.
 

@@ -124,8 +124,7 @@ def geodesic(
     W = to_numpy(given).astype(np.float64)
     times, rtol = increasing_times("times", times), positive_number("rtol", rtol)
     duration = times[-1] - times[0]
-    at: Any = metric.at
-    metric_at = at if rank is None else partial(at, rank=rank)
+    metric_at = partial(metric.at, rank=rank)
     start = metric_at(W)
     momentum = start.flat(X)
     if metric.ends_at_lower_rank:

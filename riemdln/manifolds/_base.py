@@ -185,7 +185,7 @@ class MetricManifold(Manifold):
         # Optimizers ask for all three, of the same points, one after the other.
         key = (*self._key("point_a", point_a), *self._key("point_b", point_b))
         known: Connection | None = self._connections.find(key)
-        if known is None:
+        if known is None or not self._metric.is_pure:
             known = self._connect(point_a, point_b)
             self._connections.put(key, known)
         return known

@@ -417,21 +417,22 @@ class FixedRank(MetricManifold):
         Vp = (dvt.T - V @ (V.T @ dvt.T)) / positive
         return self._blocks("euclidean_gradient", (Up, M, Vp))
 
-    def _frame(self, point: Any) -> Any:
+    def _frame(self, point: Any, name: str = "point") -> Any:
         """The frame of a point, whose arrays are finite and have the right shapes."""
         (m, n), k = self._shape, self._k
         if len(point) != 3:
-            raise ValueError(f"point must be a triple (u, s, vt), got {len(point)} arrays")
-        arrays = [floating_array(name, a) for name, a in zip(("u", "s", "vt"), point, strict=True)]
+            raise ValueError(f"{name} must be a triple (u, s, vt), got {len(point)} arrays")
+        names = [f"{name}.{field}" for field in ("u", "s", "vt")]
+        arrays = [floating_array(where, part) for where, part in zip(names, point, strict=True)]
         shapes = tuple(array.shape for array in arrays)
         if shapes != ((m, k), (k,), (k, n)):
             raise ValueError(
-                f"point must have arrays of shapes {(m, k)}, {(k,)}, {(k, n)}, got {shapes}"
+                f"{name} must have arrays of shapes {(m, k)}, {(k,)}, {(k, n)}, got {shapes}"
             )
-        for name, array in zip(("u", "s", "vt"), arrays, strict=True):
-            finite_block(f"point.{name}", array)
+        for where, array in zip(names, arrays, strict=True):
+            finite_block(where, array)
         if np.any(arrays[1] < 0):
-            raise ValueError(f"point.s must be nonnegative, got {arrays[1]}")
+            raise ValueError(f"{name}.s must be nonnegative, got {arrays[1]}")
         return Frame(*arrays)
 
     def _blocks(self, name: str, vector: Any) -> Blocks:
@@ -481,8 +482,7 @@ class FixedRank(MetricManifold):
         return all(np.isnan(block).all() for block in vector)
 
     def _key(self, name: str, point: FixedRankPoint) -> tuple[np.ndarray, ...]:
-        self._require_finite(name, point)
-        return tuple(point)
+        return tuple(self._frame(point, name))
 
 
 class _FactoredAt(SpectralAt):

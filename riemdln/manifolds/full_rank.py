@@ -111,7 +111,7 @@ class FullRank(MetricManifold):
 
     def at(self, point: ArrayLike) -> MetricAt:
         """The metric at a point."""
-        return self._metric.at(point_of_shape("point", point, self._shape))
+        return self._metric.at(self._point("point", point))
 
     def projection(self, point: ArrayLike, vector: Matrix) -> Matrix:
         """The vector itself: every m x n matrix is a tangent vector."""
@@ -121,7 +121,8 @@ class FullRank(MetricManifold):
 
     def exp(self, point: ArrayLike, tangent_vector: ArrayLike) -> Matrix:
         """The point that the geodesic with this velocity reaches: see `geodesics.exponential`."""
-        point, vector = self._matrix("point", point), self._matrix("tangent_vector", tangent_vector)
+        point = finite("point", self._point("point", point))
+        vector = self._matrix("tangent_vector", tangent_vector)
         return finite("the end of the geodesic", exponential(self._metric, point, vector))
 
     def random_point(self) -> Matrix:
@@ -171,7 +172,7 @@ class FullRank(MetricManifold):
         )
 
     def _retract(self, point: ArrayLike, tangent_vector: Matrix) -> Matrix:
-        point = point_of_shape("point", point, self._shape)
+        point = self._point("point", point)
         return finite("the end of the step", self._retraction(point, tangent_vector))
 
     def _connect(self, point_a: ArrayLike, point_b: ArrayLike) -> Connection:
@@ -192,7 +193,11 @@ class FullRank(MetricManifold):
         return bool(np.isnan(vector).all())
 
     def _key(self, name: str, point: ArrayLike) -> tuple[np.ndarray, ...]:
-        return (self._matrix(name, point),)
+        return (finite(name, self._point(name, point)),)
+
+    def _point(self, name: str, point: ArrayLike) -> Matrix:
+        """A point, if it has the right shape."""
+        return point_of_shape(name, point, self._shape)
 
 
 def _choice(

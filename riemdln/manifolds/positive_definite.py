@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from riemdln._arrays import Rng, point_of_shape
+from riemdln._arrays import Rng
 from riemdln.manifolds.full_rank import FullRank
-from riemdln.metrics import MetricAt, SpectralMetric
+from riemdln.metrics import SpectralMetric
 from riemdln.retractions import Retraction
 from riemdln.transports import Transport
 
@@ -86,14 +86,6 @@ class PositiveDefinite(FullRank):
         n = self._shape[0]
         return n * (n + 1) // 2
 
-    def at(self, point: ArrayLike) -> MetricAt:
-        """The metric at a point."""
-        W = point_of_shape("point", point, self._shape)
-        asymmetry = np.abs(W - W.T).max()
-        if asymmetry > 1e-6 * np.abs(W).max():
-            raise ValueError(f"point must be symmetric, but W - W^T has entries of {asymmetry:.1e}")
-        return super().at(W)
-
     def projection(self, point: ArrayLike, vector: Matrix) -> Matrix:
         """The symmetric part of a matrix."""
         return _symmetric(vector)
@@ -108,8 +100,8 @@ class PositiveDefinite(FullRank):
 
     def random_tangent_vector(self, point: ArrayLike) -> Matrix:
         """A random symmetric matrix of norm one, its direction uniform in the metric."""
-        vector = _symmetric(super().random_tangent_vector(point))
-        return vector / self.norm(point, vector)
+        vector = _symmetric(self.at(point).random_tangent(self._rng))
+        return vector / float(self.norm(point, vector))
 
     def exp(self, point: ArrayLike, tangent_vector: ArrayLike) -> Matrix:
         """The point that the geodesic with this velocity reaches."""
@@ -119,7 +111,7 @@ class PositiveDefinite(FullRank):
         self, point: ArrayLike, euclidean_gradient: ArrayLike
     ) -> Matrix:
         """The Riemannian gradient: the sharp of the symmetric part of the Euclidean gradient."""
-        P = self._checked("euclidean_gradient", euclidean_gradient)
+        P = super()._checked("euclidean_gradient", euclidean_gradient)
         return _symmetric(super().euclidean_to_riemannian_gradient(point, _symmetric(P)))
 
     def euclidean_to_riemannian_hessian(
@@ -130,12 +122,34 @@ class PositiveDefinite(FullRank):
         tangent_vector: ArrayLike,
     ) -> Matrix:
         """The Riemannian Hessian along a tangent vector, of symmetric parts."""
-        P = _symmetric(self._checked("euclidean_gradient", euclidean_gradient))
-        H = _symmetric(self._checked("euclidean_hessian", euclidean_hessian))
+        P = _symmetric(super()._checked("euclidean_gradient", euclidean_gradient))
+        H = _symmetric(super()._checked("euclidean_hessian", euclidean_hessian))
         return _symmetric(super().euclidean_to_riemannian_hessian(point, P, H, tangent_vector))
 
     def _retract(self, point: ArrayLike, tangent_vector: Matrix) -> Matrix:
         return _symmetric(super()._retract(point, tangent_vector))
+
+    def _point(self, name: str, point: ArrayLike) -> Matrix:
+        W = _require_symmetric(name, super()._point(name, point))
+        if np.isfinite(W).all():
+            # A run may converge to the boundary, where the least eigenvalues are rounding errors.
+            least, largest = np.linalg.eigvalsh(W)[[0, -1]]
+            if least < -1e-10 * abs(largest):
+                raise ValueError(
+                    f"{name} must be positive definite, but its eigenvalues range from "
+                    f"{least:.1e} to {largest:.1e}"
+                )
+        return W
+
+    def _checked(self, name: str, vector: ArrayLike) -> Matrix:
+        return _require_symmetric(name, super()._checked(name, vector))
+
+
+def _require_symmetric(name: str, Z: Matrix) -> Matrix:
+    asymmetry = np.abs(Z - Z.T).max()
+    if asymmetry > 1e-6 * np.abs(Z).max():
+        raise ValueError(f"{name} must be symmetric, but its asymmetry is {asymmetry:.1e}")
+    return Z
 
 
 def _symmetric(Z: Any) -> Matrix:

@@ -123,7 +123,7 @@ class Frame(NamedTuple):
 
     @property
     def rounding(self) -> Array:
-        """The numerical rank: singular values up to this are rounding errors, (..., 1).
+        """The threshold of the numerical rank, (..., 1): what is not above it is a rounding error.
 
         As in numpy.linalg.matrix_rank it is max(m, n) times the machine epsilon times the largest
         one. A matrix of fixed rank is kept by its decomposition, whose size is that rank.

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator, cg
 
-from riemdln._arrays import Array, finite, like, namespace, point_of_shape, to_numpy
+from riemdln._arrays import Array, finite, like, matching_matrix, point_of_shape, to_numpy
 from riemdln.metrics._at import MetricAt
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ VECTORS = {
 }
 
 # Those whose answer is a number.
-_NUMBERS = ("inner", "log_volume")
+_NUMBERS = ("inner", "log_volume", "pair")
 
 
 class GenericAt(MetricAt):
@@ -98,7 +98,7 @@ class GenericAt(MetricAt):
         return self._as_given(z.reshape(self._W.shape))
 
     def pair(self, p: Array, X: Array) -> Array:
-        return namespace(X).sum(p * X, axis=(-2, -1))
+        return self._as_given(np.sum(self._vector("p", p) * self._vector("X", X)))
 
     def sharp_derivative(self, X: Array, p: Array) -> Array:
         X, p = self._vector("X", X), self._vector("p", p)
@@ -118,7 +118,7 @@ class GenericAt(MetricAt):
         return like(self._given, rng.standard_normal(self._W.shape))
 
     def log_volume(self) -> Array:
-        return self._as_given(-np.linalg.slogdet(self._dense)[1] / 2)
+        return self._as_given(-np.sum(np.log(np.diagonal(self._cholesky[0]))))
 
     def log_volume_gradient(self) -> Array:
         """From D ln det A[X] = sum_E <A^{-1} E, DA[X] E> over the unit matrices E."""
@@ -203,7 +203,11 @@ class StackAt(MetricAt):
 
     def _loop(self, method: str, functions: list[Any], vectors: tuple[Array, ...]) -> Array:
         shape = tuple(self._given.shape)
-        stacks = [np.broadcast_to(to_numpy(V), shape).reshape(-1, *shape[-2:]) for V in vectors]
+        names = VECTORS.get(method, ("p", "X"))
+        checked = [
+            matching_matrix(n, V, "W", self._given) for n, V in zip(names, vectors, strict=True)
+        ]
+        stacks = [np.broadcast_to(to_numpy(V), shape).reshape(-1, *shape[-2:]) for V in checked]
         answers = [function(*own) for function, *own in zip(functions, *stacks, strict=True)]
         return like(self._given, np.reshape(answers, shape[:-2] if method in _NUMBERS else shape))
 
@@ -217,7 +221,7 @@ class StackAt(MetricAt):
         return self._ask("root", Z)
 
     def pair(self, p: Array, X: Array) -> Array:
-        return namespace(X).sum(p * X, axis=(-2, -1))
+        return self._ask("pair", p, X)
 
     def inner(self, X: Array, Y: Array) -> Array:
         """The inner product of each point."""

@@ -20,6 +20,7 @@ Y may be pulled back as one along Y is the symmetry of second derivatives.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cache, cached_property, partial
 from typing import Any
@@ -29,11 +30,11 @@ from autograd.extend import defvjp, primitive
 from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval, isbox
 
-from riemdln._arrays import Array, is_traced, limits, namespace
+from riemdln._arrays import Array, certain, is_traced, limits, namespace
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._frame import singular_frame
 
-__all__ = ["Function", "are_differentiated", "by_rule", "plainly"]
+__all__ = ["Function", "are_differentiated", "are_recorded", "by_rule", "plainly"]
 
 
 class Function:
@@ -114,13 +115,22 @@ def _along(X: Array, W: Array, function: Callable[[Array], Array]) -> Array:
 
     The step is eps^(1/5), 7e-4 in double precision, of the least positive singular value of W, up
     to which the functions of a metric are analytic. That keeps some eleven digits, and seven of a
-    kernel whose divided differences are numerical.
+    kernel whose divided differences are numerical, less those of the condition number of W: what
+    is lost beyond 1e6 is warned of.
     """
     w, x = _constant(W), _constant(X)
     xp, frame = namespace(w), singular_frame(w)
     least = xp.min(
         xp.where(frame.s > frame.rounding, frame.s, frame.s[..., :1]), axis=-1, keepdims=True
     )
+    largest = xp.max(frame.s, axis=-1, keepdims=True)
+    if not certain(xp.all(least * limits(w).eps ** -0.4 >= largest), otherwise=True):
+        warnings.warn(
+            "second derivatives of a metric lose as many digits as the condition number of W has, "
+            f"of which the largest is {float(xp.max(largest / least)):.1e}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     step = limits(w).eps ** 0.2 * least[..., None]
     size = xp.linalg.vector_norm(x, axis=(-2, -1), keepdims=True)
     step = step / xp.where(size > 0, size, 1.0)
@@ -148,6 +158,11 @@ def _requires_grad(array: Array) -> bool:
         and array.requires_grad
         and torch.is_grad_enabled()
     )
+
+
+def are_recorded(*arrays: Array) -> bool:
+    """Whether autograd or PyTorch record what is done with one of the arrays."""
+    return any(isbox(array) or _requires_grad(array) for array in arrays)
 
 
 def are_differentiated(*arrays: Array) -> bool:
@@ -229,34 +244,34 @@ def _without_derivative(name: str) -> Function:
     return Function(partial(plainly, name), refuse, refuse, symmetric)
 
 
-# Each formula below has its arguments in this order: the metric, G or the direction, the point W,
+# Each formula below has its arguments in this order: the metric g, G or the direction, the point W,
 # and the vectors.
 _FUNCTIONS: dict[str, Function] = {
     "sharp": Function(
         partial(plainly, "sharp"),
-        lambda at, X, W, P: at.sharp_derivative(W, X, P),
-        lambda at, G, W, P: at.sharp_derivative_adjoint(W, G, P),
-        lambda at, G, W, P: at.sharp(W, G),
+        lambda g, X, W, P: g.sharp_derivative(W, X, P),
+        lambda g, G, W, P: g.sharp_derivative_adjoint(W, G, P),
+        lambda g, G, W, P: g.sharp(W, G),
     ),
     "flat": Function(
         partial(plainly, "flat"),
-        lambda at, X, W, Z: -at.flat(W, at.sharp_derivative(W, X, at.flat(W, Z))),
-        lambda at, G, W, Z: -at.sharp_derivative_adjoint(W, at.flat(W, G), at.flat(W, Z)),
-        lambda at, G, W, Z: at.flat(W, G),
+        lambda g, X, W, Z: -g.flat(W, g.sharp_derivative(W, X, g.flat(W, Z))),
+        lambda g, G, W, Z: -g.sharp_derivative_adjoint(W, g.flat(W, G), g.flat(W, Z)),
+        lambda g, G, W, Z: g.flat(W, G),
     ),
     "sharp_derivative": Function(
         partial(plainly, "sharp_derivative"),
-        lambda at, X, W, Y, p: _FUNCTIONS["sharp_derivative"].derivative(at, W, X, Y, p),
-        lambda at, G, W, Y, p: _FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, Y, G, p),
-        lambda at, G, W, Y, p: at.sharp_derivative_adjoint(W, G, p),
-        lambda at, G, W, Y, p: at.sharp_derivative(W, Y, G),
+        lambda g, X, W, Y, p: _FUNCTIONS["sharp_derivative"].derivative(g, W, X, Y, p),
+        lambda g, G, W, Y, p: _FUNCTIONS["sharp_derivative_adjoint"].derivative(g, W, Y, G, p),
+        lambda g, G, W, Y, p: g.sharp_derivative_adjoint(W, G, p),
+        lambda g, G, W, Y, p: g.sharp_derivative(W, Y, G),
     ),
     "sharp_derivative_adjoint": Function(
         partial(plainly, "sharp_derivative_adjoint"),
-        lambda at, X, W, p, q: _FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, X, p, q),
-        lambda at, G, W, p, q: _FUNCTIONS["sharp_derivative_adjoint"].derivative(at, W, G, p, q),
-        lambda at, G, W, p, q: at.sharp_derivative(W, G, q),
-        lambda at, G, W, p, q: at.sharp_derivative(W, G, p),
+        lambda g, X, W, p, q: _FUNCTIONS["sharp_derivative_adjoint"].derivative(g, W, X, p, q),
+        lambda g, G, W, p, q: _FUNCTIONS["sharp_derivative_adjoint"].derivative(g, W, G, p, q),
+        lambda g, G, W, p, q: g.sharp_derivative(W, G, q),
+        lambda g, G, W, p, q: g.sharp_derivative(W, G, p),
     ),
     **_potential("log_volume"),
     **_potential("entropy"),

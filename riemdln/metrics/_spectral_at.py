@@ -25,7 +25,7 @@ from riemdln._arrays import (
     namespace,
 )
 from riemdln._memory import Memory
-from riemdln.kernels import Kernel
+from riemdln.kernels import Kernel, filled
 from riemdln.metrics._at import MetricAt, fitting_stack
 from riemdln.metrics._frame import Blocks, Frame
 from riemdln.metrics._variation import Variation, left_variation
@@ -62,11 +62,12 @@ class FrameAt(MetricAt):
 
     def _factors(self, s: Array) -> Blocks:
         """The kernel on the blocks: theta(0, s_j), theta(s_i, s_j) and theta(s_i, 0)."""
-        row, column = s[..., None, :], s[..., :, None]
+        row, column, kernel = s[..., None, :], s[..., :, None], self.kernel
+        pairs = (*s.shape, s.shape[-1])
         return Blocks(
-            None if self.frame.spans_columns else self.kernel(0.0 * row, row),
-            self.kernel(column, row),
-            None if self.frame.spans_rows else self.kernel(row, 0.0 * row),
+            None if self.frame.spans_columns else filled(kernel(0.0 * row, row), row),
+            filled(kernel(column, row), row, pairs),
+            None if self.frame.spans_rows else filled(kernel(row, 0.0 * row), row),
         )
 
     def _what_is_wrong(self) -> str:
@@ -185,9 +186,10 @@ class FrameAt(MetricAt):
         )
 
     def log_volume(self) -> Array:
-        r"""The sum -1/2 sum_ij ln theta(s_i, s_j) over all m n entries, with s = 0 beyond r."""
+        r"""The sum -1/2 sum_ij ln theta(s_i, s_j) over the tangent space, with s = 0 beyond r."""
         (m, n), r = self.frame.shape, self.frame.s.shape[-1]
         xp = namespace(self.theta.M)
+        self._require_no_underflow(self.theta.M)
         copies = Blocks(m - r, 1, n - r)
         with np.errstate(divide="ignore"):  # ln 0 = -inf is right
             logs = self.theta.map(
@@ -199,6 +201,8 @@ class FrameAt(MetricAt):
         r"""The blocks of U diag(d) V^T, d_i the derivative of `log_volume` in s_i."""
         (m, n), s = self.frame.shape, self.frame.s
         xp, r = namespace(s), s.shape[-1]
+        self._require_no_underflow(self.theta.M)
+        self._require_no_underflow(s[..., :, None] ** 2 * limits(s).eps)
         # A zero of theta makes the volume infinite, and its gradient has no finite value.
         with np.errstate(divide="ignore", invalid="ignore"):
             d = -s * sum(
@@ -214,12 +218,15 @@ class FrameAt(MetricAt):
     def entropy(self) -> Array:
         r"""The sum 1/2 sum_{i<j} ln theta(s_i, s_j)."""
         xp = namespace(self.theta.M)
+        self._require_no_underflow(self.theta.M)
         with np.errstate(divide="ignore"):
             return xp.sum(xp.tril(xp.log(self.theta.M), k=-1), axis=(-2, -1)) / 2
 
     def entropy_gradient(self) -> Blocks:
         r"""The blocks of U diag(d) V^T, d_i the derivative of `entropy` in s_i."""
         xp, s = namespace(self.frame.s), self.frame.s
+        self._require_no_underflow(self.theta.M)
+        self._require_no_underflow(s[..., :, None] ** 2 * limits(s).eps)
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = self._logarithmic_slope(self._left, self.theta.M)
             return self._diagonal(s * (xp.sum(slope, axis=-1) - xp.linalg.diagonal(slope)))
@@ -240,10 +247,21 @@ class FrameAt(MetricAt):
         with np.errstate(divide="ignore", invalid="ignore"):
             for kernel, beyond in ((self.kernel, m - r), (self.kernel.transpose, n - r)):
                 differences = kernel.divided_difference(column, row, column)
+                differences = filled(differences, s, (*s.shape, r))
                 from_zero = kernel.divided_difference(s, 0.0 * s, s) if beyond else 0.0
                 total = xp.linalg.diagonal(differences) + xp.sum(differences, axis=-1)
                 d = d + xp.where(s > 0, s * (total + beyond * from_zero), 0.0)
         return self._diagonal(d) + self.sharp(self.log_volume_gradient())
+
+    def _require_no_underflow(self, value: Array) -> None:
+        """Raise where a value of two positive singular values was lost to underflow."""
+        xp, s = namespace(value), self.frame.s
+        positive = (s[..., :, None] > 0) & (s[..., None, :] > 0)
+        if certain(xp.any(positive & (value < limits(s).tiny)), otherwise=False):
+            raise NotFiniteError(
+                f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}, at "
+                f"which the volume needs more than the range of {s.dtype}: scale W"
+            )
 
     def _logarithmic_slope(self, variation: Variation, theta: Array) -> Array:
         """The derivative of ln theta(s_i, s_j) in s_i^2."""
@@ -269,7 +287,7 @@ class SpectralAt(MetricAt):
     """
 
     def __init__(self, at: FrameAt) -> None:
-        self.at = at
+        self.on_blocks = at
 
     @abc.abstractmethod
     def split(self, name: str, vector: Any) -> Blocks:
@@ -281,47 +299,47 @@ class SpectralAt(MetricAt):
 
     def in_frame(self) -> tuple[Any, Any, Any]:
         """The metric on blocks, with the maps of vectors there and back."""
-        return self.at, self.split, self.join
+        return self.on_blocks, self.split, self.join
 
     def sharp(self, P: Any) -> Any:
-        return self.join(self.at.sharp(self.split("P", P)))
+        return self.join(self.on_blocks.sharp(self.split("P", P)))
 
     def flat(self, Z: Any) -> Any:
-        return self.join(self.at.flat(self.split("Z", Z)))
+        return self.join(self.on_blocks.flat(self.split("Z", Z)))
 
     def root(self, Z: Any) -> Any:
-        return self.join(self.at.root(self.split("Z", Z)))
+        return self.join(self.on_blocks.root(self.split("Z", Z)))
 
     def pair(self, p: Any, X: Any) -> Array:
-        return self.at.pair(self.split("p", p), self.split("X", X))
+        return self.on_blocks.pair(self.split("p", p), self.split("X", X))
 
     def sharp_derivative(self, X: Any, p: Any) -> Any:
         X, p = self.split("X", X), self.split("p", p)
-        return self.join(self.at.sharp_derivative(X, p))
+        return self.join(self.on_blocks.sharp_derivative(X, p))
 
     def sharp_derivative_adjoint(self, p: Any, q: Any) -> Any:
         p, q = self.split("p", p), self.split("q", q)
-        return self.join(self.at.sharp_derivative_adjoint(p, q))
+        return self.join(self.on_blocks.sharp_derivative_adjoint(p, q))
 
     def gaussian(self, rng: np.random.Generator) -> Any:
-        return self.join(self.at.gaussian(rng))
+        return self.join(self.on_blocks.gaussian(rng))
 
     def log_volume(self) -> Array:
-        return self.at.log_volume()
+        return self.on_blocks.log_volume()
 
     def log_volume_gradient(self) -> Any:
-        return self.join(self.at.log_volume_gradient())
+        return self.join(self.on_blocks.log_volume_gradient())
 
     def entropy(self) -> Array:
         """The logarithm of the volume of the balanced layers: see `DeepLinearMetric.entropy`."""
-        return self.at.entropy()
+        return self.on_blocks.entropy()
 
     def entropy_gradient(self) -> Any:
         """The Euclidean gradient of the entropy: see `DeepLinearMetric.entropy_gradient`."""
-        return self.join(self.at.entropy_gradient())
+        return self.join(self.on_blocks.entropy_gradient())
 
     def coordinate_laplacian(self) -> Any:
-        return self.join(self.at.coordinate_laplacian())
+        return self.join(self.on_blocks.coordinate_laplacian())
 
 
 class DenseAt(SpectralAt):
@@ -342,11 +360,11 @@ class DenseAt(SpectralAt):
 
     def split(self, name: str, vector: Array) -> Blocks:
         """The blocks of a matrix."""
-        return self.at.frame.split(finite(name, matching_matrix(name, vector, "W", self._W)))
+        return self.on_blocks.frame.split(finite(name, matching_matrix(name, vector, "W", self._W)))
 
     def join(self, blocks: Blocks) -> Array:
         """The matrix that has these blocks."""
-        return self.at.frame.join(blocks)
+        return self.on_blocks.frame.join(blocks)
 
     def inner(self, X: Array, Y: Array) -> Array:
         """The inner product; the blocks of X are remembered, as solvers ask for its norm first."""
@@ -354,7 +372,7 @@ class DenseAt(SpectralAt):
         known = self._split.find(X)
         if known is None:
             x = self.split("X", X)
-            known = x, self.at.flat(x)
+            known = x, self.on_blocks.flat(x)
             self._split.put(X, known)
         x, covector = known
-        return self.at.pair(covector, x if Y is X else self.split("Y", Y))
+        return self.on_blocks.pair(covector, x if Y is X else self.split("Y", Y))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from riemdln._arrays import Array, NotFiniteError, certain, diagonal_mask, limits, namespace
-from riemdln.kernels import Kernel
+from riemdln.kernels import Kernel, filled
 from riemdln.metrics._frame import Blocks
 
 __all__ = ["Variation", "left_variation"]
@@ -165,12 +165,16 @@ def left_variation(s: Array, kernel: Kernel, *, leaves_rows: bool, leaves_both: 
     if certain(xp.any(others), otherwise=True):
         clustered = xp.where(others, 0.5 + 0.0 * column, 0.0)
 
-    safe, zero = xp.where(column > 0, column, 1.0), 0.0 * column
+    safe, zero, pairs = xp.where(column > 0, column, 1.0), 0.0 * column, (*s.shape, s.shape[-1])
     with np.errstate(all="ignore"):
-        above_zero = safe**2 * kernel.divided_difference(safe, zero, row)
-        derivative_in_square = kernel.divided_difference(safe, safe, row)
-        edge = kernel.divided_difference(safe, row, 0.0 * row) if leaves_rows else None
-        corner = (kernel(safe, zero) / safe)[..., 0] if leaves_both else None
+        above_zero = safe**2 * filled(kernel.divided_difference(safe, zero, row), s, pairs)
+        derivative_in_square = filled(kernel.divided_difference(safe, safe, row), s, pairs)
+        edge = (
+            filled(kernel.divided_difference(safe, row, 0.0 * row), s, pairs)
+            if leaves_rows
+            else None
+        )
+        corner = (filled(kernel(safe, zero), safe) / safe)[..., 0] if leaves_both else None
     if edge is not None:
         edge = xp.where(column > 0, edge, xp.where(row > 0, edge.mT, 0.0))
         edge = _finite_where_positive(edge, column + row)

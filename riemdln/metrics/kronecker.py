@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from riemdln._arrays import Array, device, finite_matrix, limits, matrix_shape, namespace
 from riemdln.metrics._constant_at import ConstantAt, straight_line
-from riemdln.metrics.metric import Metric, checked_point
+from riemdln.metrics.metric import Metric, checked_point, require_no_derivatives, require_no_rank
 
 __all__ = ["KroneckerMetric"]
 
@@ -47,6 +47,8 @@ class KroneckerMetric(Metric):
            [2., 2.]])
     """
 
+    is_pure = True
+
     def __init__(self, left: ArrayLike, right: ArrayLike) -> None:
         self._left = _eigendecomposition("left", left)
         self._right = _eigendecomposition("right", right)
@@ -63,8 +65,10 @@ class KroneckerMetric(Metric):
                 f"this metric exists on {expected[0]} x {expected[1]} matrices only, got {m} x {n}"
             )
 
-    def at(self, W: Array) -> KroneckerAt:
+    def at(self, W: Array, *, rank: int | None = None) -> KroneckerAt:
         """The metric, which is the same at every point."""
+        require_no_rank(rank, self)
+        require_no_derivatives(W)
         W = checked_point("W", W)
         self.require_shape(*matrix_shape("W", W))
         return KroneckerAt(W, self._left, self._right)
@@ -98,24 +102,27 @@ class KroneckerAt(ConstantAt):
             [xp.asarray(part, dtype=W.dtype, device=device(W)) for part in pair]
             for pair in (left, right)
         )
-        self._eigenvalues = l[:, None] * r
+        self._left, self._right = l[:, None], r
 
     def sharp(self, P: Array) -> Array:
-        return self._scaled(self._vector("P", P), self._eigenvalues)
+        return self._scaled(self._vector("P", P), 1.0)
 
     def flat(self, Z: Array) -> Array:
         """The inverse of `sharp`, L^{-1} Z R^{-1}."""
-        return self._scaled(self._vector("Z", Z), 1 / self._eigenvalues)
+        return self._scaled(self._vector("Z", Z), -1.0)
 
     def root(self, Z: Array) -> Array:
-        return self._scaled(self._vector("Z", Z), self._eigenvalues**0.5)
+        return self._scaled(self._vector("Z", Z), 0.5)
 
     def log_volume(self) -> Array:
-        xp = namespace(self._W)
-        return 0.0 * self._W[..., 0, 0] - xp.sum(xp.log(self._eigenvalues)) / 2
+        xp, (m, n) = namespace(self._W), self._W.shape[-2:]
+        logarithm = n * xp.sum(xp.log(self._left)) + m * xp.sum(xp.log(self._right))
+        return 0.0 * self._W[..., 0, 0] - logarithm / 2
 
-    def _scaled(self, Z: Array, factors: Array) -> Array:
-        return self._U @ (factors * (self._U.mT @ Z @ self._V)) @ self._V.mT
+    def _scaled(self, Z: Array, power: float) -> Array:
+        """L^power Z R^power, in this order so that no product of l_i and r_j overflows."""
+        inner = self._left**power * (self._U.mT @ Z @ self._V) * self._right**power
+        return self._U @ inner @ self._V.mT
 
 
 def _eigendecomposition(name: str, value: ArrayLike) -> tuple[Array, Array]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from typing import Any
 
+import numpy as np
+
 from riemdln._arrays import (
     Array,
     Rng,
@@ -16,7 +18,7 @@ from riemdln._arrays import (
 )
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
-from riemdln.metrics._rules import are_differentiated, by_rule, plainly
+from riemdln.metrics._rules import are_differentiated, are_recorded, by_rule, plainly
 
 __all__ = ["Metric"]
 
@@ -42,6 +44,9 @@ class Metric(abc.ABC):
     ends_at_lower_rank : bool
         Whether geodesics end at matrices of lower rank, so that square matrices with determinants
         of opposite sign are not connected. False unless a subclass says otherwise.
+    is_pure : bool
+        Whether the metric depends on nothing but the point, so that what was computed may be
+        remembered. False unless a subclass says otherwise.
 
     Examples
     --------
@@ -62,8 +67,9 @@ class Metric(abc.ABC):
     """
 
     ends_at_lower_rank: bool = False
+    is_pure: bool = False
 
-    def at(self, W: Array) -> MetricAt:
+    def at(self, W: Array, *, rank: int | None = None) -> MetricAt:
         """The metric at a point: one object that answers all that is asked there.
 
         The other methods ask it at one point at a time. Where much is asked at the same point,
@@ -73,6 +79,9 @@ class Metric(abc.ABC):
         ----------
         W : array (..., m, n)
             The point, or a stack of points.
+        rank : int, optional
+            The rank of the matrices, for metrics that exist on those of a lower rank too: see
+            `SpectralMetric.at`.
 
         Returns
         -------
@@ -83,6 +92,8 @@ class Metric(abc.ABC):
         TypeError, ValueError
             If `W` is no finite real matrix, or the metric does not exist on m x n matrices.
         """
+        require_no_rank(rank, self)
+        require_no_derivatives(W)
         W = checked_point("W", W)
         self.require_shape(*matrix_shape("W", W))
         if is_traced(W):
@@ -351,3 +362,18 @@ def checked_point(name: str, W: Array) -> Array:
     W = floating_array(name, W)
     matrix_shape(name, W)
     return finite(name, W)
+
+
+def require_no_derivatives(W: Array) -> None:
+    """Raise a TypeError where autograd or PyTorch would differentiate a decomposition."""
+    if type(W) is not np.ndarray and are_recorded(W):
+        raise TypeError(
+            "W must not be differentiated in metric.at(W): the metric's own functions, such as "
+            "metric.sharp(W, P), have rules for their derivatives"
+        )
+
+
+def require_no_rank(rank: int | None, metric: Metric) -> None:
+    """Raise a ValueError where a metric that exists at full rank only is asked for a lower one."""
+    if rank is not None:
+        raise ValueError(f"rank must be None: {metric!r} is known on matrices of full rank only")

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from riemdln._arrays import Array, finite, floating_array, matrix_shape
+from riemdln._arrays import Array, finite, floating_array, integer, matrix_shape
 from riemdln._memory import Memory
 from riemdln.kernels import Kernel, as_kernel
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._constant_at import MultipleAt, straight_line
 from riemdln.metrics._frame import Frame, singular_frame
+from riemdln.metrics._generic import VECTORS
 from riemdln.metrics._spectral_at import DenseAt, FrameAt
-from riemdln.metrics.metric import Metric
+from riemdln.metrics.metric import Metric, require_no_derivatives
 
 __all__ = ["SpectralMetric"]
 
@@ -42,6 +43,8 @@ class SpectralMetric(Metric):
     ------
     TypeError
         If `kernel` is no kernel.
+    ValueError
+        If `kernel` is a number that is not positive.
 
     See Also
     --------
@@ -70,14 +73,29 @@ class SpectralMetric(Metric):
            [3., 4.]])
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if own := sorted(set(VECTORS) & set(vars(cls))):
+            raise TypeError(
+                f"{cls.__name__} must not define {', '.join(own)}: of a spectral metric the kernel "
+                "defines all of it; derive from riemdln.Metric, or change the kernel"
+            )
+
     def __init__(self, kernel: Kernel | Callable[[Array, Array], Array] | float) -> None:
         self._kernel = as_kernel("kernel", kernel)
+        if self._kernel.constant == 0:
+            raise ValueError("kernel must be positive where s and t are, got zero")
         self._points = Memory()
 
     @property
     def kernel(self) -> Kernel:
         """The kernel theta."""
         return self._kernel
+
+    @property
+    def is_pure(self) -> bool:  # type: ignore[override]
+        """Whether the metric depends on nothing but the point: whether its kernel is pure."""
+        return self._kernel.is_pure
 
     @property
     def ends_at_lower_rank(self) -> bool:  # type: ignore[override]
@@ -112,10 +130,13 @@ class SpectralMetric(Metric):
             If `W` is no finite real matrix, the metric does not exist on m x n matrices, or the
             kernel is not finite and nonnegative at W.
         """
-        if rank is not None:
-            frame = self._frame(W).at_rank(rank)
-            return DenseAt(FrameAt(self._kernel, frame), W)
+        require_no_derivatives(W)
         W = floating_array("W", W)
+        if rank is not None:
+            rank, most = integer("rank", rank), min(matrix_shape("W", W))
+            if rank > most:
+                raise ValueError(f"rank must be at most min(m, n) = {most}, got {rank}")
+            return DenseAt(FrameAt(self._kernel, self._frame(W).at_rank(rank)), W)
         if self._kernel.constant is None:
             return self._remembered(W)
         self.require_shape(*matrix_shape("W", W))
@@ -174,7 +195,7 @@ class SpectralMetric(Metric):
             point = DenseAt(FrameAt(self._kernel, frame), W)
             self._points.put(W, point)
         elif not self._kernel.is_pure:
-            frame = point.at.frame
+            frame = point.on_blocks.frame
             point = DenseAt(FrameAt(self._kernel, frame), W)
         return point
 
@@ -185,4 +206,4 @@ class SpectralMetric(Metric):
 
     def _frame_at(self, W: Array) -> FrameAt:
         at: Any = self._remembered(floating_array("W", W))
-        return at.at
+        return at.on_blocks
