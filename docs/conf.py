@@ -1,7 +1,16 @@
 """Settings of the documentation: sphinx-build -W --keep-going -b html docs docs/_build/html."""
 
+import ast
+import re
 from importlib import metadata
+from pathlib import Path
 
+from docutils import nodes
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+from sphinx.util import logging
+from sphinx.util.osutil import relative_uri
 from sphinx_gallery.sorting import ExplicitOrder
 
 project = "riemdln"
@@ -38,21 +47,8 @@ add_function_parentheses = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # types and shapes stand in the docstrings
 autosummary_generate = True
-# Each class lists its methods first; those that it has from outside of riemdln are left out.
-numpydoc_class_members_toctree = False
-numpydoc_show_inherited_class_members = dict.fromkeys(
-    [
-        "riemdln.FixedRank",
-        "riemdln.FullRank",
-        "riemdln.geodesics.Geodesic",
-        "riemdln.metrics._frame.Blocks",
-        "riemdln.metrics._frame.Frame",
-        "riemdln.manifolds.FixedRankPoint",
-        "riemdln.manifolds.FixedRankVector",
-        "riemdln.metrics._variation.Variation",
-    ],
-    False,
-)
+# A class shows its methods once, below its docstring; numpydoc's tables leave out inherited ones.
+numpydoc_show_class_members = False
 smartquotes = False  # W'' is a second derivative
 
 bibtex_bibfiles = ["references.bib"]
@@ -79,6 +75,7 @@ sphinx_gallery_conf = {
         ]
     ),
     "download_all_examples": False,
+    "parallel": 2,
     "min_reported_time": 1,
     "remove_config_comments": True,
     "show_memory": False,
@@ -101,7 +98,59 @@ def _skip_tuple_fields(app, what, name, obj, skip, options):
     return skip or str(obj.__doc__).startswith("Alias for field number")
 
 
+def _number_equations(app, doctree):
+    r"""Let a formula carry its number, \tag{3}, which the environment that Sphinx adds forbids."""
+    for block in doctree.findall(nodes.math_block):
+        if r"\tag" in block.astext():
+            block["nowrap"] = True
+            block[:] = [nodes.Text(rf"\begin{{equation*}}{block.astext()}\end{{equation*}}")]
+
+
+# The tests that the theory names: each has an anchor on the page that shows its file.
+_TEST_FILES = {path.name: path for path in Path(__file__).parent.glob("../tests/test_*.py")}
+_TEST_LINES = {
+    function.name: (path, function.decorator_list[0] if function.decorator_list else function)
+    for path in _TEST_FILES.values()
+    for function in ast.parse(path.read_text(encoding="utf-8")).body
+    if isinstance(function, ast.FunctionDef) and function.name.startswith("test_")
+}
+
+
+def _link_tests(app, doctree, docname):
+    """Make a link of each name of a test, or a file of tests, in the theory."""
+    if docname != "mathematics":
+        return
+    for literal in list(doctree.findall(nodes.literal)):
+        name, page = literal.astext(), None
+        if name in _TEST_FILES:
+            page, anchor = Path(name).stem, ""
+        elif name in _TEST_LINES:
+            path, function = _TEST_LINES[name]
+            page, anchor = path.stem, f"#line-{function.lineno}"
+        elif re.fullmatch(r"test_\w+(\.py)?", name):
+            logging.getLogger(__name__).warning("no such test: %s", name, location=literal)
+        if page is not None and app.builder.format == "html":
+            here, there = (app.builder.get_target_uri(p) for p in (docname, f"tests/{page}"))
+            uri = relative_uri(here, there) + anchor
+            literal.replace_self(nodes.reference("", "", literal.deepcopy(), refuri=uri))
+
+
+def _test_pages(app):
+    """The pages that show the files of tests."""
+    formatter = HtmlFormatter(lineanchors="line")
+    for path in _TEST_FILES.values():
+        code = highlight(path.read_text(encoding="utf-8"), PythonLexer(), formatter)
+        yield (
+            f"tests/{path.stem}",
+            {"title": path.name, "body": f"<h1>{path.name}</h1>{code}"},
+            "page.html",
+        )
+
+
 def setup(app):
     """Connect the hooks above."""
     app.connect("source-read", _trim_code)
     app.connect("autodoc-skip-member", _skip_tuple_fields)
+    app.connect("doctree-read", _number_equations)
+    app.connect("doctree-resolved", _link_tests)
+    app.connect("html-collect-pages", _test_pages)

@@ -37,7 +37,7 @@ import pymanopt
 from scipy.stats import entropy
 
 import riemdln
-from riemdln.kernels import theta
+from riemdln.kernels import DeepLinearKernel
 
 SIZE = 10
 # The first and last times that are drawn: small starts make deeper flows wait longer.
@@ -136,7 +136,7 @@ for depth, metric in METRICS.items():
     for _, points, _ in runs[depth]:
         volumes, entropies = metric.log_volume(points), metric.entropy(points)
         s = singular_values(points)
-        diagonal = -np.sum(np.log(theta(s, s, depth)), axis=-1) / 2
+        diagonal = -np.sum(np.log(DeepLinearKernel(depth)(s, s)), axis=-1) / 2
         assert np.allclose(volumes, diagonal - 2 * entropies)
         # The definition: the determinant of A_W as a matrix of n^2 rows and columns.
         sharp = metric.sharp(points[-1], basis).reshape(SIZE**2, SIZE**2)

@@ -20,7 +20,7 @@ Run it with ``python examples/plot_own_metric.py``; it writes ``plot_own_metric.
 # --------------------
 # A metric is a subclass of ``Metric`` with the method ``sharp``, which is :math:`A_W`. It is to be
 # written in ``autograd.numpy``, because its derivatives, which Hessians and geodesics need, come by
-# automatic differentiation. Its inverse ``flat`` comes by conjugate gradients.
+# automatic differentiation. Its inverse ``flat`` solves a linear system.
 
 import autograd.numpy as anp
 import matplotlib.pyplot as plt
@@ -30,6 +30,7 @@ from pymanopt.optimizers import SteepestDescent, TrustRegions
 
 import riemdln
 from riemdln.checks import CheckError, check_gradient, check_hessian, check_metric
+from riemdln.kernels import FunctionKernel
 
 
 class Relative(riemdln.Metric):
@@ -144,10 +145,9 @@ assert check_metric(FasterRelative(), 3, 2, rng=0).inverse < 1e-12
 
 # %%
 # ``sharp_derivative`` and ``sharp_derivative_adjoint`` can be overridden in the same way; the check
-# compares them with ``sharp``. A metric that does not depend on W sets ``is_constant = True``, and
-# one whose geodesics end at matrices of lower rank, as those of ``DeepLinearMetric`` do, sets
-# ``ends_at_lower_rank = True``. With ``require_shape`` a metric refuses matrices on which it does
-# not exist.
+# compares them with ``sharp``. A metric whose geodesics end at matrices of lower rank, as those of
+# ``DeepLinearMetric`` do, sets ``ends_at_lower_rank = True``. With ``require_shape`` a metric
+# refuses matrices on which it does not exist.
 #
 # Shortcut: a kernel of two singular values
 # -----------------------------------------
@@ -170,8 +170,9 @@ assert np.allclose(spectral.flat(W, X), metric.flat(W, X))
 # Derivatives of the metric need the divided differences of theta in the squares of its arguments,
 # :math:`(\theta(a, t) - \theta(b, t)) / (a^2 - b^2)` with the limit at a = b. By default they are
 # computed from theta numerically, to about ten digits. In closed form they are exact also where
-# singular values are tiny or close to each other. A kernel that is symmetric takes one function,
-# any other a pair: in the first argument, where it is 1 here, and in the second, where it is 0.
+# singular values are tiny or close to each other. ``FunctionKernel`` takes them for a function: in
+# the first argument, where they are 1 here, and in the second, where they are 0; for a symmetric
+# function one is enough.
 
 
 def slope_in_the_first(a, b, t):
@@ -182,7 +183,8 @@ def slope_in_the_second(a, b, t):
     return 0.0 * (a + b + t)
 
 
-exact = riemdln.SpectralMetric(theta, (slope_in_the_first, slope_in_the_second))
+kernel = FunctionKernel(theta, slope_in_the_first, slope_in_the_second)
+exact = riemdln.SpectralMetric(kernel)
 derivative = metric.sharp_derivative(W, X, P)  # (W X^T + X W^T) P, by automatic differentiation
 for name, shortcut, tolerance in (("numerical", spectral, 1e-8), ("exact", exact, 1e-12)):
     difference = np.abs(shortcut.sharp_derivative(W, X, P) - derivative).max()

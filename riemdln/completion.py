@@ -64,7 +64,7 @@ class MatrixCompletion:
     Raises
     ------
     TypeError, ValueError
-        If `observed` or `test` has no entry, an entry twice, or one that is not finite and real,
+        If `observed` or ``test`` has no entry, an entry twice, or one that is not finite and real,
         their shapes differ, or `chunk_size` is not a positive whole number.
 
     Examples

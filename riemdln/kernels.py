@@ -185,7 +185,8 @@ class FunctionKernel(Kernel):
         self.is_symmetric = bool(symmetric)
 
     def __repr__(self) -> str:
-        return repr(self._function)
+        # Without the address that the repr of a function has, which differs from run to run.
+        return str(getattr(self._function, "__qualname__", self._function))
 
     def __call__(self, s: Array, t: Array) -> Array:
         """The function, entry by entry, also where it does not depend on both arguments."""
@@ -434,7 +435,7 @@ class _Exchanged:
         self._function = function
 
     def __repr__(self) -> str:
-        return f"the transpose of {self._function!r}"
+        return f"the transpose of {FunctionKernel(self._function)!r}"
 
     def __call__(self, s: Array, t: Array) -> Any:
         return self._function(t, s)

@@ -41,7 +41,9 @@ __all__ = [
 
 
 def end_to_end(layers: Sequence[Array]) -> Array:
-    """The end-to-end matrix of a deep linear network: the product ``W_N ... W_1``.
+    """The end-to-end matrix of a deep linear network: the product of its layers.
+
+    It is ``W_N ... W_1``.
 
     Parameters
     ----------

@@ -330,11 +330,15 @@ def test_a_stack_is_a_loop(rng, name, count):
     for method, names in {"sharp": ("P",), **ASKED}.items():
         vectors = rng.standard_normal((len(names), *W.shape))
         actual = getattr(at, method)(*vectors)
+        some = slice(None, None, max(1, count // 50))
         expected = [
-            getattr(metric.at(w), method)(*own) for w, *own in zip(W, *vectors, strict=True)
+            getattr(metric.at(w), method)(*own)
+            for w, *own in zip(W[some], *vectors[:, some], strict=True)
         ]
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12 * scale, err_msg=method)
+        np.testing.assert_allclose(
+            actual[some], expected, rtol=1e-9, atol=1e-12 * scale, err_msg=method
+        )
 
 
 def test_a_stack_of_ones_own_metric_is_a_loop(rng):

@@ -48,7 +48,7 @@ def gradient(kind, function, *arrays):
         arrays = [a.requires_grad_() for a in arrays]
         gradients = module.autograd.grad(function(*arrays), arrays)
     elif kind == "jax":
-        gradients = module.jit(module.grad(function, places))(*arrays)
+        gradients = module.grad(function, places)(*arrays)
     else:
         gradients = [autograd.grad(function, place)(*arrays) for place in places]
     return [np.asarray(g) for g in gradients]
@@ -75,9 +75,17 @@ def metrics():
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("metric", metrics(), ids=repr)
+# JAX compiles each function at each shape, which takes seconds: it has fewer cases.
+@pytest.mark.parametrize(
+    ("kind", "point", "metric"),
+    [
+        pytest.param(kind, point, metric, id=f"{kind}-{point}-{metric!r}")
+        for kind in KINDS
+        for point in POINTS
+        for metric in metrics()
+        if kind != "jax" or repr(metric) == "DeepLinearMetric(depth=2.5)" or point == "identity"
+    ],
+)
 def test_gradients_are_those_of_the_values(rng, metric, point, kind):
     W = point_of(rng, point)
     P, Q = rng.standard_normal((2, *W.shape))
@@ -109,8 +117,10 @@ def test_gradients_are_those_of_the_values(rng, metric, point, kind):
             np.testing.assert_allclose(actual, expected, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("point", ["wide", "identity"])
+@pytest.mark.parametrize(
+    ("kind", "point"),
+    [(k, p) for k in KINDS for p in ("wide", "identity") if (k, p) != ("jax", "wide")],
+)
 def test_gradients_of_derivatives(rng, point, kind):
     metric, W = DeepLinearMetric(3), point_of(rng, point)
     X, P, Q = rng.standard_normal((3, *W.shape))
@@ -179,9 +189,16 @@ BACKENDS = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("point", ["square", "wide", "identity"])
-@pytest.mark.parametrize("name", ["entropy", "log_volume", "sharp", "flat"])
+@pytest.mark.parametrize(
+    ("backend", "point", "name"),
+    [
+        (backend, point, name)
+        for backend in BACKENDS
+        for point in ("square", "wide", "identity")
+        for name in ("entropy", "log_volume", "sharp", "flat")
+        if backend != "jax" or name == "entropy" or (point, name) == ("identity", "sharp")
+    ],
+)
 def test_hessians_of_costs_in_the_metric(rng, name, point, backend):
     kind, decorate = BACKENDS[backend]
     library(kind)
@@ -207,10 +224,9 @@ def test_torch_agrees_with_its_own_differences(rng):
     assert torch.autograd.gradgradcheck(metric.entropy, (torch.eye(2).double().requires_grad_(),))
 
 
-@pytest.mark.parametrize("point", ["wide", "identity"])
-def test_jax_composes_its_transformations(rng, point):
+def test_jax_composes_its_transformations(rng):
     jax = library("jax")
-    W = point_of(rng, point)
+    W = point_of(rng, "identity")
     w, x, p, q = map(jax.numpy.asarray, (W, *rng.standard_normal((3, *W.shape))))
     metric = DeepLinearMetric(3)
 

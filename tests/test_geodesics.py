@@ -561,9 +561,8 @@ def test_the_first_guess_keeps_away_from_lower_rank(rng, shape):
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 @pytest.mark.parametrize("depth", [2, 3, 8])
 def test_velocities_that_are_too_large_have_no_geodesic(depth):
-    for size in (1e60, 1e100):
-        with pytest.raises(GeodesicError, match="the geodesic was (not )?followed"):
-            FullRank(2, 2, DeepLinearMetric(depth)).exp(np.eye(2), size * np.eye(2))
+    with pytest.raises(GeodesicError, match="the geodesic was (not )?followed"):
+        FullRank(2, 2, DeepLinearMetric(depth)).exp(np.eye(2), 1e60 * np.eye(2))
 
 
 def test_single_precision_is_kept(rng):

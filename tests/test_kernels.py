@@ -258,7 +258,8 @@ def test_functions_fill_what_they_ignore_and_keep_the_precision():
 def test_reprs_say_what_a_kernel_is():
     kernel = 0.5 * DeepLinearKernel(2) + DeepLinearKernel(math.inf) + 3.0
     assert repr(kernel) == "0.5 * DeepLinearKernel(2) + DeepLinearKernel(inf) + 3"
-    assert repr(FunctionKernel(cubic)) == repr(cubic)
+    assert repr(FunctionKernel(cubic)) == "cubic"
+    assert repr(FunctionKernel(cubic).transpose) == "the transpose of cubic"
     assert repr(DeepLinearKernel(2.5)) == "DeepLinearKernel(2.5)"
     assert repr(SpectralMetric(kernel)) == f"SpectralMetric({kernel!r})"
 

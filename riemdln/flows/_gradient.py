@@ -80,7 +80,7 @@ def gradient_flow(
     KeyboardInterrupt) carries what was computed until then in its attribute ``result``.
 
     A manifold of one's own may have a method ``coordinates()`` that says how its points are written
-    as vectors for the integrator (see the source of `riemdln.manifolds._coordinates`).
+    as vectors for the integrator (see the source of ``riemdln.manifolds._coordinates``).
 
     Examples
     --------

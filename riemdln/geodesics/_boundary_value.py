@@ -52,7 +52,7 @@ def geodesic_between(
     W'' + Gamma_W(W', W') = 0 is solved for a polynomial in time that takes the given values at
     its ends, by Newton's method with a Krylov solver, at more and more points until the speed is
     the same at all of them. The first guess is a straight line, or where geodesics end at
-    matrices of lower rank it interpolates the polar factors of the two points, W = Q H. Where
+    matrices of lower rank it interpolates the polar factors of the two points, W = Q R^2. Where
     Newton's method fails from there, the far end is moved along the guess in steps. Metrics may
     know a closed form (`riemdln.Metric.known_geodesic`).
 

@@ -106,7 +106,7 @@ class FixedRank(MetricManifold):
         The rank, at most min(m, n).
     metric : SpectralMetric
         The metric. Its cometric multiplies the blocks of a Euclidean gradient by theta(s_i, s_j),
-        theta(0, s_j) and theta(s_i, 0) (see `riemdln.metrics._frame`).
+        theta(0, s_j) and theta(s_i, 0).
     rng : numpy.random.Generator, int or None
         Source of the random points and tangent vectors, or a seed for one.
 

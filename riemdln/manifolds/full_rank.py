@@ -57,7 +57,7 @@ class FullRank(MetricManifold):
     Notes
     -----
     The matrices of lower rank are the manifold's boundary. Runs may converge to them: see
-    `SpectralMetric.flat` for what the metric does there.
+    `SpectralMetric` for what the metric does there.
 
     References
     ----------

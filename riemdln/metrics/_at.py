@@ -18,9 +18,9 @@ Vector = Any
 class MetricAt(abc.ABC):
     r"""A Riemannian metric at one point W, or at each point of a stack.
 
-    It is what `Metric.at` returns. Covectors P, p, q are Euclidean gradients, X, Y, Z are tangent
-    vectors; all are arrays of the shape of W, or on a manifold such as `FixedRank` that manifold's
-    own vectors.
+    It is what `riemdln.Metric.at` returns. Covectors P, p, q are Euclidean gradients, X, Y, Z are
+    tangent vectors; all are arrays of the shape of W, or on a manifold such as `riemdln.FixedRank`
+    that manifold's own vectors.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class MetricAt(abc.ABC):
 
     @abc.abstractmethod
     def coordinate_laplacian(self) -> Vector:
-        """The Laplace-Beltrami operator of the entries of W: see `Metric.coordinate_laplacian`."""
+        """Laplace-Beltrami of the entries of W: see `riemdln.Metric.coordinate_laplacian`."""
 
     def by_default(self, method: str, *vectors: Vector) -> Any:
         """What a method says where the metric does not define it itself."""
@@ -114,7 +114,9 @@ class MetricAt(abc.ABC):
         .. math::
 
             \mathrm{Hess}\, E[X] = A(D^2E[X]) + \tfrac12 DA[X] p - \tfrac12 DA[A p] x
-                                 + \tfrac12 A(\Xi(x, p)), \qquad p = \nabla E, \quad x = A^{-1} X
+                                 + \tfrac12 A(\Xi(x, p)),
+
+            p = \nabla E, \quad x = A^{-1} X
 
         Parameters
         ----------
