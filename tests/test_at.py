@@ -44,6 +44,7 @@ METRICS = {
     "sum of kernels": lambda m, n: SpectralMetric(
         DeepLinearMetric(2).kernel + 0.5 * DeepLinearMetric(5).kernel + 0.1
     ),
+    "constant kernel": lambda m, n: SpectralMetric(2.5),
     "asymmetric": lambda m, n: SpectralMetric(asymmetric),
     "kronecker": kronecker,
     "own": lambda m, n: Own(),

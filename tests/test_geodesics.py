@@ -3,6 +3,7 @@ import pickle
 import re
 
 import autograd.numpy as anp
+import mpmath
 import numpy as np
 import pymanopt
 import pytest
@@ -96,32 +97,36 @@ def test_the_derivative_near_clusters(rng, distance, dtype, tolerance):
     np.testing.assert_allclose(actual, expected, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("distance", [1e-2, 1e-4, 1e-5, 1e-6, 1e-7, 5e-8, 2e-8, 0.0])
-def test_the_derivative_near_clusters_at_depth_four(rng, distance):
-    W = random_matrix(rng, 4, 4, 0.7 * (1 + distance * np.arange(4)))
-    X, P = rng.standard_normal((2, 4, 4))
+def exact_derivative(s, X, P, depth):
+    """DA_W[X] P at W = diag(s), by divided differences of the sum over layers, in 60 digits."""
+    with mpmath.workdps(60):
+        n, s = len(s), [mpmath.mpf(value) for value in s]
 
-    def root_and_derivative(W, X):
-        # R = (W W^T)^{1/4}: the derivatives of squares, undone twice by Sylvester's equation.
-        U, s, _ = np.linalg.svd(W)
-        square, R = U * s @ U.T, U * np.sqrt(s) @ U.T
-        change = scipy.linalg.solve_sylvester(square, square, X @ W.T + W @ X.T)
-        return R, scipy.linalg.solve_sylvester(R, R, change)
+        def theta(a, b):
+            N = mpmath.mpf(depth)
+            return sum(a ** (2 * (N - k) / N) * b ** (2 * (k - 1) / N) for k in range(1, depth + 1))
 
-    (L, dL), (R, dR) = root_and_derivative(W, X), root_and_derivative(W.T, X.T)
+        def difference(a, b, t):
+            b = b * (1 + mpmath.mpf(10) ** -30) if a == b else b
+            return (theta(a, t) - theta(b, t)) / (a * a - b * b)
 
-    def power_derivative(A, dA, k):
-        powers = [np.linalg.matrix_power(A, j) for j in range(k)]
-        return sum((powers[j] @ dA @ powers[k - 1 - j] for j in range(k)), np.zeros((4, 4)))
+        def left(X, P, i, j):
+            change = [X[i, k] * s[k] + X[k, i] * s[i] for k in range(n)]
+            return sum(difference(s[i], s[k], s[j]) * change[k] * P[k, j] for k in range(n))
 
-    power = np.linalg.matrix_power
-    expected = sum(
-        power_derivative(L, dL, 3 - k) @ P @ power(R, k)
-        + power(L, 3 - k) @ P @ power_derivative(R, dR, k)
-        for k in range(4)
-    )
-    actual = DeepLinearMetric(4).sharp_derivative(W, X, P)
-    np.testing.assert_allclose(actual, expected, atol=1e-9 * np.abs(expected).max())
+        return np.array(
+            [[float(left(X, P, i, j) + left(X.T, P.T, j, i)) for j in range(n)] for i in range(n)]
+        )
+
+
+@pytest.mark.parametrize("distance", [1e-2, 1e-4, 2e-5, 1e-5, 1e-6, 5e-8, 2e-8, 0.0])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_derivative_near_clusters_in_high_precision(rng, depth, distance):
+    s = 0.7 * (1 + distance * np.arange(3))[::-1]
+    X, P = rng.standard_normal((2, 3, 3))
+    expected = exact_derivative(s, X, P, depth)
+    actual = DeepLinearMetric(depth).sharp_derivative(np.diag(s), X, P)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-10 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("depth", [1.5, 2, 3, 8])
