@@ -476,7 +476,7 @@ def filled(value: Any, s: Array, shape: tuple[int, ...] | None = None) -> Array:
         return value
     xp = namespace(s)
     try:
-        if namespace(value) is not xp:
+        if not hasattr(value, "dtype") or namespace(value) is not xp:
             value = xp.asarray(value, device=device(s))
         if xp.isdtype(value.dtype, "complex floating"):
             raise TypeError("it is complex")
@@ -490,11 +490,8 @@ def filled(value: Any, s: Array, shape: tuple[int, ...] | None = None) -> Array:
 def _filled(value: Any, *arguments: Array) -> Array:
     """A value as an array of the shape, the dtype and the device of what it was computed from."""
     shape = np.broadcast_shapes(*(np.shape(argument) for argument in arguments))
-    if getattr(value, "shape", None) == shape:
-        return value
-    xp = namespace(*arguments)
-    empty = 0.0 * sum(arguments[1:], arguments[0])
-    return xp.asarray(empty + value)
+    arrays = (argument for argument in arguments if hasattr(argument, "dtype"))
+    return filled(value, next(arrays, np.zeros(())), shape)
 
 
 def _log_ratio(s: Array, t: Array) -> Array:

@@ -14,6 +14,7 @@ from riemdln import (
     Metric,
     SpectralMetric,
 )
+from riemdln.kernels import Kernel
 from riemdln.manifolds import FixedRankPoint
 from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
 
@@ -541,3 +542,90 @@ def test_below_full_rank_there_is_no_laplacian_in_coordinates():
     manifold = FixedRank(4, 4, 2, DeepLinearMetric(2), rng=0)
     with pytest.raises(ValueError, match="on matrices of full rank only"):
         manifold.at(manifold.random_point()).coordinate_laplacian()
+
+
+def test_a_kernel_that_ignores_an_argument_has_a_volume_too():
+    class Ignoring(Kernel):
+        def __call__(self, s, t):
+            return s**2 + 1
+
+        def divided_difference(self, a, b, t):
+            return 1.0
+
+    V = np.array([[1.0, 2.0, 0.3], [0.5, -1.0, 2.0]])
+    metric = SpectralMetric(Ignoring())  # P + W W^T P, whose Laplacian is linear in W
+    dense = np.kron(np.eye(2) + V @ V.T, np.eye(3))
+    assert metric.log_volume(V) == pytest.approx(-np.linalg.slogdet(dense)[1] / 2, rel=1e-12)
+    inverse = np.linalg.inv(np.eye(2) + V @ V.T)
+    # ln sqrt(det g) is -(n / 2) ln det(I + W W^T), and div A is (m + 1) W.
+    gradient = -3 * inverse @ V
+    np.testing.assert_allclose(metric.log_volume_gradient(V), gradient, atol=1e-12)
+    laplacian = 3 * V + (np.eye(2) + V @ V.T) @ gradient
+    np.testing.assert_allclose(metric.coordinate_laplacian(V), laplacian, atol=1e-12)
+
+
+def test_kernels_give_real_numbers():
+    for bad, error in ((lambda s, t: 1j * (s + t), TypeError), (lambda s, t: None, TypeError)):
+        with pytest.raises(error):
+            SpectralMetric(bad).sharp(np.eye(2), np.eye(2))
+    whole = SpectralMetric(lambda s, t: np.where(s > 1.5, 2, 1) + 0 * (t > 0).astype(int))
+    W = np.diag([2.0, 1.0])
+    np.testing.assert_allclose(whole.flat(W, np.eye(2)), np.diag([0.5, 1.0]))
+
+
+def test_spectral_metrics_are_not_overridden():
+    with pytest.raises(TypeError, match="^Doubled must not define flat, sharp: of a spectral"):
+
+        class Doubled(DeepLinearMetric):
+            def sharp(self, W, P):
+                return 2 * super().sharp(W, P)
+
+            def flat(self, W, Z):
+                return super().flat(W, Z) / 2
+
+
+@pytest.mark.parametrize("rank", [0, -1, 1.5, 3])
+def test_ranks_are_checked(rank):
+    with pytest.raises(ValueError, match="^rank must be"):
+        DeepLinearMetric(2).at(np.eye(2, 3), rank=rank)
+    with pytest.raises(ValueError, match="^rank must be None"):
+        KroneckerMetric(np.eye(2), np.eye(3)).at(np.eye(2, 3), rank=1)
+
+
+def test_a_rank_is_that_of_the_nearest_matrix():
+    at = DeepLinearMetric(2).at([[2.0, 0.0], [0.0, 1e-3]], rank=1)
+    np.testing.assert_allclose(at.sharp(np.ones((2, 2))), [[4.0, 2.0], [2.0, 0.0]])
+
+
+@pytest.mark.parametrize("depth", [3, math.inf])
+def test_volumes_that_underflow_say_so(depth):
+    metric, W = DeepLinearMetric(depth), np.diag([1.0, 1e-250])
+    for method in (metric.log_volume, metric.log_volume_gradient, metric.coordinate_laplacian):
+        with pytest.raises(ValueError, match="volume needs more than the range of float64: scale"):
+            method(W)
+    with pytest.raises(ValueError, match="scale W"):
+        DeepLinearMetric(2).coordinate_laplacian(np.diag([1.0, 1e-150]))
+    W = np.diag([1.0, 1e-140])
+    expected = -(1e140 + 2 / (1 + 1e-140)) / 2
+    assert DeepLinearMetric(2).log_volume_gradient(W)[1, 1] == pytest.approx(expected, rel=1e-12)
+    assert DeepLinearMetric(2).coordinate_laplacian(W)[1, 1] == pytest.approx(1.0, rel=1e-9)
+
+
+def test_kronecker_factors_may_be_large_or_small():
+    identity = np.eye(3)
+    for size in (1e-200, 1e200):
+        metric = KroneckerMetric(size * identity, size * identity)
+        expected = -9 * np.log(size)
+        assert metric.log_volume(identity) == pytest.approx(expected, rel=1e-12)
+    P = 1e-300 * identity
+    np.testing.assert_allclose(metric.sharp(identity, P), 1e100 * identity, rtol=1e-12)
+
+
+def test_vectors_of_ones_own_metric_are_checked():
+    W, P = np.eye(2), np.ones((2, 2))
+    for bad in (np.ma.masked_array(P, mask=np.eye(2)), 1j * P, np.nan * P):
+        with pytest.raises((TypeError, ValueError)):
+            Own().inner(W, P, bad)
+    assert Own().inner(W.tolist(), P.tolist(), P.tolist()) == Own().inner(W, P, P)
+    with pytest.raises(ValueError, match="^Z must have the shape of W"):
+        Own().flat(np.stack([W, W]), np.ones((1, 2)))

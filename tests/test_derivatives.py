@@ -339,3 +339,20 @@ def test_single_precision_is_kept(rng, kind):
     np.testing.assert_allclose(
         actual, metric.entropy_gradient(W.astype(float)), rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_metric_at_a_point_is_not_differentiated():
+    torch = library("torch")
+    W = torch.eye(2, dtype=torch.float64, requires_grad=True)
+    for ask in (
+        lambda: DeepLinearMetric(3).at(W),
+        lambda: DeepLinearMetric(3).random_tangent(W, 0),
+    ):
+        with pytest.raises(TypeError, match=r"^W must not be differentiated in metric\.at"):
+            ask()
+
+
+def test_second_derivatives_warn_where_they_lose_digits(rng):
+    W = random_matrix(rng, 2, 2, [1.0, 1e-9])
+    with pytest.warns(RuntimeWarning, match="lose as many digits as the condition number"):
+        autograd.grad(lambda V: (DeepLinearMetric(2).log_volume_gradient(V) ** 2).sum())(W)

@@ -12,6 +12,7 @@ from riemdln import (
     DeepLinearMetric,
     FixedStep,
     FullRank,
+    SpectralMetric,
     balanced_layers,
     end_to_end,
     layer_gradients,
@@ -315,3 +316,11 @@ def test_conjugate_gradients_may_hit_the_optimum_exactly():
 def test_fixed_step_refuses_bad_step_sizes(bad, error):
     with pytest.raises(error, match="^step_size must be"):
         FixedStep(bad)
+
+
+def test_distances_of_a_metric_that_changes_are_not_remembered():
+    state, W = {"factor": 1.0}, np.diag([1.0, 3.0])
+    manifold = FullRank(2, 2, SpectralMetric(lambda s, t: state["factor"] + 0 * s * t))
+    near = manifold.dist(W, 2 * W)
+    state["factor"] = 4.0
+    assert manifold.dist(W, 2 * W) == pytest.approx(near / 2, rel=1e-6)

@@ -90,3 +90,25 @@ def test_refuses_what_does_not_fit():
     assert manifold.dim == 3
     with pytest.raises(ValueError, match="^point must be symmetric"):
         manifold.norm(np.array([[1.0, 0.5], [0.0, 1.0]]), np.eye(2))
+
+
+def test_points_and_vectors_are_checked():
+    manifold, one = PositiveDefinite(2, DeepLinearMetric(2)), np.eye(2)
+    turned, indefinite = np.array([[1.0, 0.9], [-0.9, 1.0]]), np.diag([1.0, -1.0])
+    for ask in (
+        lambda W: manifold.norm(W, one),
+        lambda W: manifold.exp(W, one),
+        lambda W: manifold.dist(W, one),
+        lambda W: manifold.retraction(W, one),
+    ):
+        with pytest.raises(ValueError, match="^point(_a)? must be symmetric"):
+            ask(turned)
+        with pytest.raises(ValueError, match="^point(_a)? must be positive definite"):
+            ask(indefinite)
+    with pytest.raises(ValueError, match="^tangent_vector must be symmetric"):
+        manifold.norm(one, turned)
+
+
+def test_single_precision_is_kept():
+    manifold = PositiveDefinite(2, DeepLinearMetric(2), rng=0)
+    assert manifold.random_tangent_vector(np.eye(2, dtype=np.float32)).dtype == np.float32
