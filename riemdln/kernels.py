@@ -476,7 +476,9 @@ def filled(value: Any, s: Array, shape: tuple[int, ...] | None = None) -> Array:
         return value
     xp = namespace(s)
     try:
-        if not hasattr(value, "dtype") or namespace(value) is not xp:
+        if not hasattr(value, "dtype"):
+            value = xp.asarray(value, dtype=s.dtype, device=device(s))
+        elif namespace(value) is not xp:
             value = xp.asarray(value, device=device(s))
         if xp.isdtype(value.dtype, "complex floating"):
             raise TypeError("it is complex")
