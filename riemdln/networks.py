@@ -28,7 +28,7 @@ from riemdln._arrays import (
     nonnegative_number,
     random_generator,
 )
-from riemdln.metrics._frame import Frame, singular_frame
+from riemdln._frame import Frame, singular_frame
 
 __all__ = [
     "balanced_layers",

@@ -20,9 +20,9 @@ from riemdln._arrays import (
     positive_number,
     to_numpy,
 )
+from riemdln._frame import singular_frame
 from riemdln.geodesics._results import Geodesic, GeodesicError
 from riemdln.metrics import Metric
-from riemdln.metrics._frame import singular_frame
 
 __all__ = ["exponential", "geodesic", "require_full_rank"]
 

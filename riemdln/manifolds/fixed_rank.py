@@ -11,11 +11,11 @@ from pymanopt.tools import ndarraySequenceMixin
 
 from riemdln._ambient import Ambient, OrthogonalPart, ambient_matrix, finite_block
 from riemdln._arrays import Rng, floating_array, integer, is_triple
+from riemdln._frame import Blocks, Frame
 from riemdln.geodesics import GeodesicError, exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
 from riemdln.manifolds._coordinates import FactorCoordinates
 from riemdln.metrics import MetricAt, SpectralMetric
-from riemdln.metrics._frame import Blocks, Frame
 from riemdln.metrics._spectral_at import FrameAt, SpectralAt
 from riemdln.networks import thin_end_to_end
 

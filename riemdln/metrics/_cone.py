@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riemdln.metrics._frame import singular_frame
+from riemdln._frame import singular_frame
 
 __all__ = ["cone_geodesic"]
 

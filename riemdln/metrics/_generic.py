@@ -6,7 +6,7 @@ The same formulas in closed form stand in `riemdln.metrics._spectral_at`.
 from __future__ import annotations
 
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import autograd
 import autograd.numpy as anp
@@ -16,9 +16,6 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from riemdln._arrays import Array, finite, like, matching_matrix, point_of_shape, to_numpy
 from riemdln.metrics._at import MetricAt
-
-if TYPE_CHECKING:
-    from riemdln.metrics.metric import Metric
 
 __all__ = ["VECTORS", "GenericAt", "StackAt"]
 
@@ -58,7 +55,7 @@ class GenericAt(MetricAt):
         The methods that the metric defines itself.
     """
 
-    def __init__(self, metric: Metric, W: Array, own: list[str]) -> None:
+    def __init__(self, metric: Any, W: Array, own: list[str]) -> None:
         self._metric, self._given = metric, W
         self._W = to_numpy(W).astype(np.float64)
         for name in own:

@@ -31,8 +31,8 @@ from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval, isbox
 
 from riemdln._arrays import Array, certain, is_traced, limits, namespace
+from riemdln._frame import singular_frame
 from riemdln.metrics._at import MetricAt
-from riemdln.metrics._frame import singular_frame
 
 __all__ = ["Function", "are_differentiated", "are_recorded", "by_rule", "plainly"]
 

@@ -24,10 +24,10 @@ from riemdln._arrays import (
     matching_matrix,
     namespace,
 )
+from riemdln._frame import Blocks, Frame
 from riemdln._memory import Memory
 from riemdln.kernels import Kernel, filled
 from riemdln.metrics._at import MetricAt, fitting_stack
-from riemdln.metrics._frame import Blocks, Frame
 from riemdln.metrics._variation import Variation, left_variation
 
 __all__ = ["DenseAt", "FrameAt", "SpectralAt"]

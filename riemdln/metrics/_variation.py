@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from riemdln._arrays import Array, NotFiniteError, certain, diagonal_mask, limits, namespace
+from riemdln._frame import Blocks
 from riemdln.kernels import Kernel, filled
-from riemdln.metrics._frame import Blocks
 
 __all__ = ["Variation", "left_variation"]
 

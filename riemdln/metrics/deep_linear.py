@@ -12,9 +12,9 @@ from riemdln._arrays import (
     namespace,
     point_of_shape,
 )
+from riemdln._frame import Blocks
 from riemdln.kernels import DeepLinearKernel
 from riemdln.metrics._cone import cone_geodesic
-from riemdln.metrics._frame import Blocks
 from riemdln.metrics._spectral_at import FrameAt
 from riemdln.metrics.spectral import SpectralMetric
 from riemdln.networks import end_to_end, layers_in_frame

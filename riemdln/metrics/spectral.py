@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from riemdln._arrays import Array, finite, floating_array, integer, matrix_shape
+from riemdln._frame import Frame, singular_frame
 from riemdln._memory import Memory
 from riemdln.kernels import Kernel, as_kernel
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._constant_at import MultipleAt, straight_line
-from riemdln.metrics._frame import Frame, singular_frame
 from riemdln.metrics._generic import VECTORS
 from riemdln.metrics._spectral_at import DenseAt, FrameAt
 from riemdln.metrics.metric import Metric, require_no_derivatives

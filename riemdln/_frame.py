@@ -187,7 +187,7 @@ def singular_frame(W: Array) -> Frame:
     Examples
     --------
     >>> import numpy as np
-    >>> from riemdln.metrics._frame import singular_frame
+    >>> from riemdln._frame import singular_frame
     >>> singular_frame(np.array([[3.0, 4.0]])).s
     array([5.])
     """
