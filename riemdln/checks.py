@@ -107,6 +107,8 @@ class MetricCheck:
         more than 64 entries it is known to three digits, by the Lanczos method.
     inverse : float
         The relative error of A(flat(X)) = X.
+    inner : float
+        Of g(X, Y) = <A^{-1} X, Y>.
     derivative : float
         The relative error of `sharp_derivative` against central differences of `sharp`.
     adjoint : float
@@ -126,6 +128,7 @@ class MetricCheck:
     symmetry: float
     positivity: float
     inverse: float
+    inner: float
     derivative: float
     adjoint: float
     christoffel_symmetry: float
@@ -382,6 +385,9 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = None) -> MetricCh
         raise CheckError(f"flat failed: {error}") from error
     inverse = _relative(sharp(W, flat_X) - X, X)
     _require_small("inverse", inverse, "flat is not the inverse of sharp")
+    paired = np.sum(flat_X * Y)
+    inner = _ratio(abs(metric.inner(W, X, Y) - paired), np.linalg.norm(flat_X) * np.linalg.norm(Y))
+    _require_small("inner", inner, "inner is not the pairing of flat(X) with Y")
 
     along_X = _matrix("sharp_derivative", metric.sharp_derivative(W, X, P), W)
     unit = np.linalg.norm(W) / np.linalg.norm(X)  # the steps along X that change W by its own size
@@ -421,7 +427,16 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = None) -> MetricCh
     volume = float(unit * abs(climb - differences(metric.log_volume)))
     _require_small("volume", volume, "log_volume_gradient is not the gradient of log_volume")
     return MetricCheck(
-        symmetry, positivity, inverse, derivative, adjoint, asymmetry, compatibility, root, volume
+        symmetry=symmetry,
+        positivity=positivity,
+        inverse=inverse,
+        inner=inner,
+        derivative=derivative,
+        adjoint=adjoint,
+        christoffel_symmetry=asymmetry,
+        compatibility=compatibility,
+        root=root,
+        volume=volume,
     )
 
 

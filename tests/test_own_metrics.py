@@ -157,6 +157,11 @@ class WrongInverse(Weighted):
         return Z
 
 
+class WrongInner(Weighted):
+    def inner(self, W, X, Y):
+        return 2 * super().inner(W, X, Y)
+
+
 class WrongDerivative(Weighted):
     def sharp_derivative(self, W, X, p):
         return 3.0 * W * X * p
@@ -177,6 +182,7 @@ class WrongAdjoint(Weighted):
     [
         (Skew(), "not symmetric"),
         (WrongInverse(), "flat is not the inverse"),
+        (WrongInner(), "inner is not the pairing"),
         (WrongDerivative(), "sharp_derivative is not the derivative"),
         (WrongAdjoint(), "not the adjoint"),
         (Asymmetric(), "christoffel is not symmetric"),

@@ -98,15 +98,17 @@ class FullRank(MetricManifold):
         self._shape = (m, n)
         self._retraction = _choice("retraction", retraction, RETRACTIONS, metric)
         self._transport = _choice("transport", transport, TRANSPORTS, metric)
-        name = f"Manifold of {m}x{n} matrices of full rank with {metric!r}"
-        super().__init__(name, m * n, metric, rng)
+        super().__init__(*self._name_and_dimension(m, n, metric), metric, rng)
+
+    def _name_and_dimension(self, m: int, n: int, metric: Metric) -> tuple[str, int]:
+        return f"Manifold of {m}x{n} matrices of full rank with {metric!r}", m * n
 
     def __repr__(self) -> str:
         return f"FullRank({self._shape[0]}, {self._shape[1]}, {self._metric!r})"
 
     @property
     def typical_dist(self) -> float:
-        """The scale of the manifold, sqrt(m n): the size of a random point."""
+        """The scale of the manifold, the root of its dimension: the size of a random point."""
         return float(np.sqrt(self.dim))
 
     def at(self, point: ArrayLike) -> MetricAt:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from riemdln._arrays import Rng
 from riemdln.manifolds.full_rank import FullRank
-from riemdln.metrics import SpectralMetric
+from riemdln.metrics import Metric, SpectralMetric
 from riemdln.retractions import Retraction
 from riemdln.transports import Transport
 
@@ -75,16 +75,13 @@ class PositiveDefinite(FullRank):
                 "metric must be a SpectralMetric with a symmetric kernel, got "
                 f"{metric!r}; of a function, FunctionKernel(function, symmetric=True) is one"
             )
-        self._name = f"Manifold of positive definite {n}x{n} matrices with {metric!r}"
+
+    def _name_and_dimension(self, m: int, n: int, metric: Metric) -> tuple[str, int]:
+        name = f"Manifold of positive definite {n}x{n} matrices with {metric!r}"
+        return name, n * (n + 1) // 2
 
     def __repr__(self) -> str:
         return f"PositiveDefinite({self._shape[0]}, {self._metric!r})"
-
-    @property
-    def dim(self) -> int:
-        """The dimension, n (n + 1) / 2."""
-        n = self._shape[0]
-        return n * (n + 1) // 2
 
     def projection(self, point: ArrayLike, vector: Matrix) -> Matrix:
         """The symmetric part of a matrix."""
