@@ -112,6 +112,12 @@ class Frame(NamedTuple):
         return m, n
 
     @property
+    def mT(self) -> Frame:
+        """The frame of the transpose."""
+        U, s, Vt = self
+        return Frame(None if Vt is None else Vt.mT, s, None if U is None else U.mT)
+
+    @property
     def spans_columns(self) -> bool:
         """Whether U is square, so that no matrix leaves the column space: Up = 0."""
         return self.U is None or self.U.shape[-1] == self.U.shape[-2]
@@ -122,13 +128,18 @@ class Frame(NamedTuple):
         return self.Vt is None or self.Vt.shape[-1] == self.Vt.shape[-2]
 
     @property
+    def leaves_both(self) -> bool:
+        """Whether a matrix may leave both spaces, as below full rank."""
+        return not (self.spans_columns or self.spans_rows)
+
+    @property
     def rounding(self) -> Array:
         """The threshold of the numerical rank, (..., 1): what is not above it is a rounding error.
 
         As in numpy.linalg.matrix_rank it is max(m, n) times the machine epsilon times the largest
         one. A matrix of fixed rank is kept by its decomposition, whose size is that rank.
         """
-        size = max(self.shape) if self.spans_columns or self.spans_rows else self.s.shape[-1]
+        size = self.s.shape[-1] if self.leaves_both else max(self.shape)
         largest = namespace(self.s).max(self.s, axis=-1, keepdims=True)
         return size * limits(self.s).eps * largest
 

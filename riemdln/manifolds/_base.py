@@ -182,10 +182,12 @@ class MetricManifold(Manifold):
         return deepcopy(self._connection(point_a, point_b).middle)
 
     def _connection(self, point_a: Point, point_b: Point) -> Connection:
-        # Optimizers ask for all three, of the same points, one after the other.
         key = (*self._key("point_a", point_a), *self._key("point_b", point_b))
+        if not self._metric.is_pure:
+            return self._connect(point_a, point_b)
+        # Optimizers ask for all three, of the same points, one after the other.
         known: Connection | None = self._connections.find(key)
-        if known is None or not self._metric.is_pure:
+        if known is None:
             known = self._connect(point_a, point_b)
             self._connections.put(key, known)
         return known

@@ -124,11 +124,7 @@ class FrameAt(MetricAt):
     @cached_property
     def _left(self) -> Variation:
         """How theta varies with W W^T."""
-        frame, kernel = self.frame, self.kernel
-        leaves_both = not (frame.spans_columns or frame.spans_rows)
-        return left_variation(
-            frame.s, kernel, leaves_rows=not frame.spans_rows, leaves_both=leaves_both
-        )
+        return left_variation(self.frame, self.kernel)
 
     @cached_property
     def _right(self) -> Variation:
@@ -136,10 +132,7 @@ class FrameAt(MetricAt):
         frame, kernel = self.frame, self.kernel.transpose
         if kernel is self.kernel and frame.spans_rows == frame.spans_columns:
             return self._left
-        leaves_both = not (frame.spans_columns or frame.spans_rows)
-        return left_variation(
-            frame.s, kernel, leaves_rows=not frame.spans_columns, leaves_both=leaves_both
-        )
+        return left_variation(frame.mT, kernel)
 
     def moving(self, blocks: Blocks) -> Blocks:
         """The blocks of a tangent vector without its frozen directions."""
@@ -201,12 +194,11 @@ class FrameAt(MetricAt):
         r"""The blocks of U diag(d) V^T, d_i the derivative of `log_volume` in s_i."""
         (m, n), s = self.frame.shape, self.frame.s
         xp, r = namespace(s), s.shape[-1]
-        self._require_no_underflow(self.theta.M)
-        self._require_no_underflow(s[..., :, None] ** 2 * limits(s).eps)
+        self._require_derivatives()
         # A zero of theta makes the volume infinite, and its gradient has no finite value.
         with np.errstate(divide="ignore", invalid="ignore"):
             d = -s * sum(
-                xp.sum(self._logarithmic_slope(variation, theta), axis=-1)
+                xp.sum(variation.derivative_in_square / theta, axis=-1)
                 + (beyond and beyond * xp.linalg.diagonal(variation.edge) / edge[..., 0, :])
                 for variation, theta, edge, beyond in (
                     (self._left, self.theta.M, self.theta.Vp, n - r),
@@ -225,10 +217,9 @@ class FrameAt(MetricAt):
     def entropy_gradient(self) -> Blocks:
         r"""The blocks of U diag(d) V^T, d_i the derivative of `entropy` in s_i."""
         xp, s = namespace(self.frame.s), self.frame.s
-        self._require_no_underflow(self.theta.M)
-        self._require_no_underflow(s[..., :, None] ** 2 * limits(s).eps)
+        self._require_derivatives()
         with np.errstate(divide="ignore", invalid="ignore"):
-            slope = self._logarithmic_slope(self._left, self.theta.M)
+            slope = self._left.derivative_in_square / self.theta.M
             return self._diagonal(s * (xp.sum(slope, axis=-1) - xp.linalg.diagonal(slope)))
 
     def coordinate_laplacian(self) -> Blocks:
@@ -238,7 +229,7 @@ class FrameAt(MetricAt):
         k goes over all m rows, with s_k = 0 beyond the rank; from the right it is the same of the
         transpose.
         """
-        if not (self.frame.spans_columns or self.frame.spans_rows):
+        if self.frame.leaves_both:
             raise ValueError("the coordinate Laplacian exists on matrices of full rank only")
         (m, n), s = self.frame.shape, self.frame.s
         xp, r = namespace(s), s.shape[-1]
@@ -263,9 +254,10 @@ class FrameAt(MetricAt):
                 f"which the volume needs more than the range of {s.dtype}: scale W"
             )
 
-    def _logarithmic_slope(self, variation: Variation, theta: Array) -> Array:
-        """The derivative of ln theta(s_i, s_j) in s_i^2."""
-        return variation.derivative_in_square / theta
+    def _require_derivatives(self) -> None:
+        """Raise where theta, or a square that its derivatives need, was lost to underflow."""
+        self._require_no_underflow(self.theta.M)
+        self._require_no_underflow(self.frame.s[..., :, None] ** 2 * limits(self.frame.s).eps)
 
     def _diagonal(self, d: Array) -> Blocks:
         """The blocks of U diag(d) V^T."""

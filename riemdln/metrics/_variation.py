@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from riemdln._arrays import Array, NotFiniteError, certain, diagonal_mask, limits, namespace
-from riemdln._frame import Blocks
+from riemdln._frame import Blocks, Frame
 from riemdln.kernels import Kernel, filled
 
 __all__ = ["Variation", "left_variation"]
@@ -123,17 +123,15 @@ class Variation(NamedTuple):
         return self.above_zero / xp.where(self.s > 0, self.s, 1.0)[..., :, None]
 
 
-def left_variation(s: Array, kernel: Kernel, *, leaves_rows: bool, leaves_both: bool) -> Variation:
+def left_variation(frame: Frame, kernel: Kernel) -> Variation:
     """How a kernel varies with W W^T, through its first argument.
 
     Parameters
     ----------
-    s : array (..., r)
-        Singular values, descending.
+    frame : Frame
+        The frame of the point.
     kernel : Kernel
         The kernel.
-    leaves_rows, leaves_both : bool
-        Whether a vector may leave the row space, and both spaces.
 
     Returns
     -------
@@ -145,6 +143,7 @@ def left_variation(s: Array, kernel: Kernel, *, leaves_rows: bool, leaves_both: 
         If the squares of the largest singular values cannot be represented, or the kernel is not
         finite where one of its arguments is zero.
     """
+    s = frame.s
     xp, (eps, least, most) = namespace(s), limits(s)
     tiny = least / eps
     largest = xp.max(s, axis=-1)
@@ -171,10 +170,10 @@ def left_variation(s: Array, kernel: Kernel, *, leaves_rows: bool, leaves_both: 
         derivative_in_square = filled(kernel.divided_difference(safe, safe, row), s, pairs)
         edge = (
             filled(kernel.divided_difference(safe, row, 0.0 * row), s, pairs)
-            if leaves_rows
+            if not frame.spans_rows
             else None
         )
-        corner = (filled(kernel(safe, zero), safe) / safe)[..., 0] if leaves_both else None
+        corner = (filled(kernel(safe, zero), safe) / safe)[..., 0] if frame.leaves_both else None
     if edge is not None:
         edge = xp.where(column > 0, edge, xp.where(row > 0, edge.mT, 0.0))
         edge = _finite_where_positive(edge, column + row)
