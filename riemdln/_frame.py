@@ -18,7 +18,7 @@ import numpy as np
 
 from riemdln._arrays import Array, certain, device, limits, namespace
 
-__all__ = ["Blocks", "Frame", "singular_frame"]
+__all__ = ["Blocks", "Frame", "singular_frame", "whole_frame"]
 
 
 class Blocks:
@@ -220,6 +220,13 @@ def singular_frame(W: Array) -> Frame:
         unit = xp.where(norm > 0, scaled / xp.where(norm > 0, norm, 1.0), xp.astype(first, W.dtype))
         s = (scale * norm)[..., 0]
     return Frame(None, s, unit) if m == 1 else Frame(unit, s, None)
+
+
+def whole_frame(W: Array) -> Frame:
+    """The frame of a matrix or of a stack of matrices, with both factors also where one is 1."""
+    U, s, Vt = singular_frame(W)
+    one = namespace(W).ones_like(s)[..., None]
+    return Frame(one if U is None else U, s, one if Vt is None else Vt)
 
 
 def _product(A: Array, B: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from pymanopt import Problem
 from scipy.integrate import OdeSolver
 
-from riemdln.flows._recorder import Trajectory, record
+from riemdln.flows._problem import Asked
+from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import Flow
-from riemdln.manifolds._coordinates import coordinates_of
+from riemdln.flows._trajectory import Ends, Trajectory
+from riemdln.manifolds._coordinates import Coordinates, Place, coordinates_around
 
-__all__ = ["gradient_flow", "require_problem"]
+__all__ = ["gradient_flow"]
 
 Vector = NDArray[np.floating[Any]]
 
@@ -25,40 +28,59 @@ def gradient_flow(
     *,
     method: str | type[OdeSolver] = "DOP853",
     rtol: float = 1e-8,
-    atol: ArrayLike = 1e-10,
+    atol: float = 1e-10,
     gradient_tolerance: float | None = None,
+    cost_tolerance: float | None = None,
+    stop: Callable[[float, Any, float, float], Any] | None = None,
+    vectorized: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> Flow:
-    """The gradient flow dW/dt = -grad E(W) of a problem on its manifold.
+    r"""The gradient flow dW/dt = -grad E(W) of a problem on its manifold.
 
     On `FullRank` the Riemannian gradient is A_W(grad E), so with ``DeepLinearMetric(N)`` this is
     the flow of the end-to-end matrix of a balanced network of depth N (Arora, Cohen and Hazan
     2018, Theorem 1). `FixedRank`, any pymanopt manifold whose points are plain arrays, and products
     of all these will do; on one that is curved in its space, such as a sphere, the flow is kept on
-    the manifold by its retraction. On `FixedRank` at depth 1 singular vectors turn at a rate of
-    1 / s_i, so a flow that goes to lower rank is stiff there, and stalls at singular values of
-    about 1e-10; deeper ones go on.
+    the manifold by its retraction.
+
+    Where the metric keeps the rank, as `DeepLinearMetric` does at depths of 2 and more, every
+    singular value has relative accuracy, 1e-30 beside 1 included: the flow never changes the
+    rank of a matrix or the sign of its determinant, and leaves saddles when it should. Elsewhere
+    errors are those of the largest entry. On `FixedRank` at depth 1 singular vectors turn at a rate
+    of 1 / s_i, so a flow that goes to lower rank is stiff there, and stalls at singular values of
+    about 1e-10.
 
     Parameters
     ----------
     problem : pymanopt.Problem
         The cost and the manifold, with any of pymanopt's autodiff backends.
     initial_point : array_like, or as the manifold has its points
-        Where the flow starts.
-    times : array_like (K,)
+        Where the flow starts. On `FullRank` it may also be a triple of arrays (u, s, vt) that
+        stands for u diag(s) vt, which holds singular values of any spread where the entries of one
+        matrix do not; or a stack of K matrices (K, m, n), or of such triples, which is an ensemble
+        of K independent flows.
+    times : array_like (T,)
         Strictly increasing times; the flow starts at the first and is returned at all.
     method : str or class
-        The integrator, as `scipy.integrate.solve_ivp` takes it. For stiff problems "LSODA" or
-        "Radau" may take fewer steps.
+        The integrator, as `scipy.integrate.solve_ivp` takes it, or "CVODE" (see the guide on
+        flows). An explicit method, the default, takes small steps on plateaus; implicit ones,
+        "CVODE", "BDF" and "Radau", do not.
     rtol, atol : float
-        Relative and absolute tolerances of the integrator. Take `atol` well below the entries of
-        a start near zero.
-    gradient_tolerance : float, optional
-        Stop when the norm of the Riemannian gradient has come down to this. By default the flow
-        goes on to the last time.
+        Relative and absolute tolerances of the integrator. Where the metric keeps the rank what is
+        integrated has entries of order one, whatever the size of W, and errors of singular values
+        are in proportion to them.
+    gradient_tolerance, cost_tolerance : float, optional
+        End where the norm of the Riemannian gradient, or the cost, has come down to this.
+    stop : callable, optional
+        End where ``stop(time, point, cost, gradient_norm)`` is true, which is asked after each step
+        of the integrator.
+    vectorized : bool
+        Whether the cost and its gradient take the whole stack of an ensemble at once, from (K, m,
+        n) to (K,) and (K, m, n). Autodiff gives such gradients where the cost is one number for
+        each copy. By default they are asked copy by copy.
     progress : bool
-        Whether to show a progress bar.
+        Whether to show a progress bar, with the time and the cost that the flow has come to.
     **options
         Further options of the method, such as `first_step` and `max_step`.
 
@@ -74,13 +96,32 @@ def gradient_flow(
         If the manifold has no coordinates for a flow, the start is no point of it, the times do
         not increase, a tolerance is not positive or an option is not one of the method's.
 
+    Warns
+    -----
+    UserWarning
+        If a tolerance is met or `stop` is true at the first time: near a saddle the gradient is
+        small, which is no convergence. The flow ends there, without success.
+
     Notes
     -----
     Whatever ends a flow after its first point (`FlowError`, an error in the cost,
-    KeyboardInterrupt) carries what was computed until then in its attribute ``result``.
+    KeyboardInterrupt) carries what was computed until then in its attribute ``result``: the
+    points at the times that it has passed, and the one that it had come to.
 
-    A manifold of one's own may have a method ``coordinates()`` that says how its points are written
-    as vectors for the integrator (see the source of ``riemdln.manifolds._coordinates``).
+    Where the metric keeps the rank W = X diag(d) Y^T, and the integrator moves X and Y: with the
+    frame W = U S V^T and the blocks p = U^T P V, P V - U p and P^T U - V p^T of P = grad E,
+
+    .. math::
+
+        \dot X = -\bigl(U (\psi \circ p) + (P V - U p)\,\mathrm{diag}(e)\bigr) U^T X, \qquad
+        \dot Y = -\bigl(V (\psi \circ p)^T + (P^T U - V p^T)\,\mathrm{diag}(e)\bigr) V^T Y,
+
+    where psi_ij = theta(s_i, s_j) / (s_i + s_j) and e_j = theta(0, s_j) / s_j. A new frame begins,
+    with X = U, d = s and Y = V, where X or Y has stretched anything thirtyfold.
+
+    A manifold of one's own may have a method ``coordinates(point, name)`` that says how its points
+    are written as vectors for the integrator (see the source of
+    ``riemdln.manifolds._coordinates``).
 
     Examples
     --------
@@ -91,48 +132,92 @@ def gradient_flow(
     >>> manifold = riemdln.FullRank(1, 1, riemdln.DeepLinearMetric(depth=2))
     >>> @pymanopt.function.autograd(manifold)
     ... def cost(W):
-    ...     return -anp.sum(W)
+    ...     return anp.sum((W - 3) ** 2) / 2
     >>> problem = pymanopt.Problem(manifold, cost)
-    >>> flow = riemdln.gradient_flow(problem, [[1.0]], [0.0, 0.5])  # dw/dt = 2 w
-    >>> np.allclose(flow.points[-1], np.e)
+    >>> flow = riemdln.gradient_flow(problem, [[1.0]], [0.0, 0.5])  # dw/dt = 2 w (3 - w)
+    >>> np.allclose(flow.points[-1], 3 / (1 + 2 * np.exp(-3)))
     True
+    >>> flow = riemdln.gradient_flow(problem, [[-1.0]], [0.0, 20.0])  # cannot pass through zero
+    >>> print(f"{flow.points[-1].item():.6e}")
+    -5.750736e-53
     """
-    require_problem(problem)
-    manifold = problem.manifold
-    coordinates = coordinates_of(manifold)
-
-    def velocity(state: Vector) -> Vector:
-        gradient = problem.riemannian_gradient(coordinates.to_point(state))
-        return coordinates.velocity(state, -gradient)
-
-    def gradient_norm(state: Vector) -> float:
-        point = coordinates.to_point(state)
-        return float(manifold.norm(point, problem.riemannian_gradient(point)))
-
-    def observe(state: Vector) -> dict[str, Any]:
-        point = coordinates.to_point(state)
-        return {
-            "points": point,
-            "costs": float(problem.cost(point)),
-            "gradient_norms": gradient_norm(state),
-        }
-
+    asked = Asked(problem, vectorized=vectorized)
+    coordinates = coordinates_around(problem.manifold, initial_point)
+    asked.require_stack(coordinates.stack)
     trajectory = Trajectory(
-        velocity,
-        gradient_norm,
-        coordinates.to_state(initial_point),
+        _Descent(asked, coordinates),
         times,
-        gradient_tolerance=gradient_tolerance,
+        ends=Ends(gradient_tolerance, cost_tolerance, stop),
         progress=progress,
         method=method,
         rtol=rtol,
         atol=atol,
         **options,
     )
-    return record(Flow, trajectory, observe)
+    return record(Flow, trajectory)
 
 
-def require_problem(problem: Any) -> None:
-    """Refuse what is no problem of pymanopt."""
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
+class _Descent:
+    """A point, or a stack of points, that goes down the gradient of a cost."""
+
+    scale = 1.0
+
+    def __init__(self, asked: Asked, coordinates: Coordinates, moves: Any = None) -> None:
+        self._asked, self._coordinates = asked, coordinates
+        self.state, self.stack = coordinates.state, coordinates.stack
+        self._moves = np.ones(self.stack, dtype=bool) if moves is None else moves
+        self._seen: tuple[Vector, Place, Any] | None = None
+
+    @property
+    def nfev(self) -> int:
+        return self._asked.nfev
+
+    def velocity(self, state: Vector) -> Vector:
+        """Down the gradient, where a copy moves at all."""
+        place, gradient = self._see(state)
+        rows = place.velocity(gradient).reshape(*self.stack, -1)
+        return np.where(self._moves[..., None], -rows, 0.0).ravel()
+
+    def costs(self, state: Vector) -> Any:
+        return self._asked.costs(self._see(state)[0].point, self.stack)
+
+    def norms(self, state: Vector) -> Any:
+        place, gradient = self._see(state)
+        return place.norm(gradient)
+
+    def points(self, state: Vector) -> list[Any]:
+        record = self._see(state)[0].record
+        if not self.stack:
+            return [record]
+        if isinstance(record, tuple):
+            return [type(record)(*parts) for parts in zip(*record, strict=True)]
+        return list(record)
+
+    def observe(self, state: Vector) -> Row:
+        place, _ = self._see(state)
+        return {
+            "points": place.record,
+            "costs": self.costs(state),
+            "gradient_norms": self.norms(state),
+            "singular_values": place.singular_values,
+        }
+
+    def renewed(self, state: Vector) -> _Descent | None:
+        coordinates = self._coordinates.renewed(state)
+        return None if coordinates is None else _Descent(self._asked, coordinates, self._moves)
+
+    def halted(self, copies: Any, state: Vector) -> _Descent:
+        # Of a single flow that is at its end nothing is asked any more.
+        return _Descent(self._asked, self._coordinates.around(state), ~copies.reshape(self.stack))
+
+    def only(self, copy: int, state: Vector) -> _Descent:
+        if not self.stack:
+            return _Descent(self._asked, self._coordinates.around(state), self._moves)
+        return _Descent(self._asked, self._coordinates.only(copy, state))
+
+    def _see(self, state: Vector) -> tuple[Place, Any]:
+        """The place of a state, and the Riemannian gradient there, which is asked for once."""
+        if self._seen is None or not np.array_equal(self._seen[0], state):
+            place = self._coordinates.at(state)
+            self._seen = state.copy(), place, self._asked.gradient(place, self.stack)
+        return self._seen[1:]

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from pymanopt import Problem
 from scipy.integrate import OdeSolver
 
 from riemdln._arrays import chained_layers
-from riemdln.flows._gradient import require_problem
-from riemdln.flows._recorder import Trajectory, record
+from riemdln._frame import Frame, whole_frame
+from riemdln.flows._problem import Asked
+from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import NetworkFlow
-from riemdln.manifolds._coordinates import coordinates_of
-from riemdln.networks import end_to_end, imbalance, layer_gradients
+from riemdln.flows._trajectory import Ends, Trajectory
+from riemdln.manifolds._coordinates import coordinates_around
+from riemdln.manifolds._multiplicative import factored_frame
+from riemdln.networks import end_to_end, imbalance, imbalances, layer_gradients
 
 __all__ = ["network_flow"]
 
 Vector = NDArray[np.floating[Any]]
+
+# Bases are renewed when the weights of a neuron have grown or shrunk by this, or leave others hardly
+# any room of their own.
+_WORN = 30.0
+
+# Neurons with smaller weights than this have none.
+_TINY = 1e-150
+
+# How many times the tolerance of the integrator errors may grow to along a flow.
+_MARGIN = 100.0
 
 
 def network_flow(
@@ -29,8 +46,10 @@ def network_flow(
     *,
     method: str | type[OdeSolver] = "DOP853",
     rtol: float = 1e-8,
-    atol: ArrayLike = 1e-10,
+    atol: float = 1e-10,
     gradient_tolerance: float | None = None,
+    cost_tolerance: float | None = None,
+    stop: Callable[[float, Any, float, float], Any] | None = None,
     progress: bool = False,
     **options: Any,
 ) -> NetworkFlow:
@@ -42,7 +61,11 @@ def network_flow(
         \qquad W = W_N \cdots W_1
 
     From balanced layers W follows `gradient_flow` under ``DeepLinearMetric(N)`` exactly (Arora,
-    Cohen and Hazan 2018, Theorem 1).
+    Cohen and Hazan 2018, Theorem 1). Small singular values of W keep relative accuracy for a while
+    where the layers are balanced, and none where they are not; layers amplify errors of
+    balance while a singular value falls. `NetworkFlow.singular_value_errors` says what each of them
+    is worth, and the message says below which size they are noise; with them the sign of a
+    determinant is.
 
     Parameters
     ----------
@@ -53,10 +76,13 @@ def network_flow(
         an m x n matrix, dense or not.
     layers : sequence of array_like
         The layers [W_1, ..., W_N] at the start, balanced or not.
-    times, method, rtol, atol, progress, **options
+    times, method, cost_tolerance, stop, progress, **options
         As for `gradient_flow`.
+    rtol, atol : float
+        Relative and absolute tolerances of the integrator. The absolute one of a weight is
+        in proportion to the weights of the two neurons that it joins.
     gradient_tolerance : float, optional
-        Stop when the norm of the gradient in all layers together has come down to this.
+        End where the norm of the gradient in all layers together has come down to this.
 
     Returns
     -------
@@ -90,46 +116,252 @@ def network_flow(
     >>> np.allclose(flow.points[-1], np.e)
     True
     """
-    require_problem(problem)
-    manifold = problem.manifold
+    asked = Asked(problem)
     layers = chained_layers("layers", layers)
-    point_of = getattr(manifold, "from_layers", end_to_end)
-    coordinates_of(manifold).to_state(point_of(layers), "the end-to-end matrix of layers")
-    ends = np.cumsum([layer.size for layer in layers])
-
-    def unpack(state: Vector) -> list[Vector]:
-        parts = np.split(state, ends[:-1])
-        return [part.reshape(layer.shape) for part, layer in zip(parts, layers, strict=True)]
-
-    def gradient(state: Vector) -> Vector:
-        current = unpack(state)
-        gradients = layer_gradients(current, problem.euclidean_gradient(point_of(current)))
-        return np.concatenate([gradient.ravel() for gradient in gradients])
-
-    def gradient_norm(state: Vector) -> float:
-        return float(np.linalg.norm(gradient(state)))
-
-    def observe(state: Vector) -> dict[str, Any]:
-        current = unpack(state)
-        point = point_of(current)
-        return {
-            "points": point,
-            "costs": float(problem.cost(point)),
-            "gradient_norms": gradient_norm(state),
-            "layers": current,
-            "imbalances": imbalance(current),
-        }
-
+    point_of = getattr(problem.manifold, "from_layers", end_to_end)
+    coordinates_around(problem.manifold, point_of(layers), "the end-to-end matrix of layers")
+    layers = [layer.astype(np.float64) for layer in layers]
     trajectory = Trajectory(
-        lambda state: -gradient(state),
-        gradient_norm,
-        np.concatenate([layer.ravel() for layer in layers]).astype(np.float64),
+        _Layers(asked, point_of, _MARGIN * (rtol + atol), *_in_bases_of_sizes(layers)),
         times,
-        gradient_tolerance=gradient_tolerance,
+        ends=Ends(gradient_tolerance, cost_tolerance, stop),
         progress=progress,
         method=method,
         rtol=rtol,
         atol=atol,
         **options,
     )
-    return record(NetworkFlow, trajectory, observe)
+    flow = record(NetworkFlow, trajectory)
+    noise = flow.singular_value_errors
+    if np.any(flow.singular_values <= noise):
+        flow = replace(
+            flow,
+            message=f"{flow.message}; singular values below {noise.max():.1e} are noise, and so is "
+            "the sign of a determinant",
+        )
+    return flow
+
+
+class _Layers:
+    """The layers of a network, in bases of its hidden spaces that keep small weights apart.
+
+    Hidden bases may be turned without changing what the network computes or how it moves: with
+    W_j = Q_j L_j Q_{j-1}^T, Q_j orthogonal and Q_0 = Q_N = I, the L_j have the same end-to-end
+    matrix and flow as the W_j do. In the bases of the singular vectors of [W_{j+1}; W_j^T] a neuron
+    of balanced layers has weights of one size c_i = s_i^{1/N}, and errors in proportion to it are
+    errors in proportion to each singular value.
+
+    Parameters
+    ----------
+    asked : Asked
+        The problem.
+    point_of : callable
+        From layers to the point of the problem's manifold.
+    tolerance : float
+        How far the integrator lets weights err, in proportion to their scales.
+    layers : list of array
+        The layers L_j.
+    turns : list of array
+        The hidden bases Q_1, ..., Q_{N-1}.
+    conserved : list of array, optional
+        The imbalances at the start of the flow, which it conserves, in these bases.
+    drifts : list of array, optional
+        How far those of each hidden neuron have drifted at most, in proportion to its weights.
+    """
+
+    stack: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        asked: Asked,
+        point_of: Any,
+        tolerance: float,
+        layers: list[Vector],
+        turns: list[Vector],
+        conserved: list[Vector] | None = None,
+        drifts: list[Vector] | None = None,
+    ) -> None:
+        self._asked, self._point_of, self._tolerance = asked, point_of, tolerance
+        self._turns = turns
+        self._conserved = imbalances(layers) if conserved is None else conserved
+        self._drifts = [np.zeros(len(D)) for D in self._conserved] if drifts is None else drifts
+        self._shapes = [layer.shape for layer in layers]
+        self._ends = np.cumsum([layer.size for layer in layers])[:-1]
+        self.state = _flat(layers)
+        # A weight is as small as the smaller one of the two neurons that it joins.
+        self._sizes = [np.linalg.norm(stacked, axis=0) for stacked in _stacked(layers)]
+        ends = np.ones(layers[0].shape[1]), *self._sizes, np.ones(len(layers[-1]))
+        self.scale = _flat(
+            [
+                np.maximum(np.minimum(above[:, None], below[None, :]), _TINY)
+                for below, above in pairwise(ends)
+            ]
+        )
+        self._seen: tuple[Vector, Any, list[Vector]] | None = None
+
+    @property
+    def nfev(self) -> int:
+        return self._asked.nfev
+
+    def velocity(self, state: Vector) -> Vector:
+        return -_flat(self._see(state)[1])
+
+    def costs(self, state: Vector) -> float:
+        return self._asked.costs(self._see(state)[0], ())
+
+    def norms(self, state: Vector) -> float:
+        return float(np.linalg.norm(_flat(self._see(state)[1])))
+
+    def points(self, state: Vector) -> list[Any]:
+        return [self._see(state)[0]]
+
+    def observe(self, state: Vector) -> Row:
+        layers = self._layers(state)
+        before, after = [np.eye(layers[0].shape[1]), *self._turns], [*self._turns, None]
+        given = [
+            (W if Q is None else Q @ W) @ P.T for P, W, Q in zip(before, layers, after, strict=True)
+        ]
+        return {
+            "points": self._see(state)[0],
+            "costs": self.costs(state),
+            "gradient_norms": self.norms(state),
+            "layers": given,
+            "imbalances": imbalance(layers),
+            **self._singular_values(layers),
+        }
+
+    def renewed(self, state: Vector) -> _Layers | None:
+        layers = self._layers(state)
+        self._watch(layers)
+        for stacked, sizes in zip(_stacked(layers), self._sizes, strict=True):
+            scaled = stacked / np.maximum(sizes, _TINY)
+            gram = scaled.T @ scaled
+            gram[np.diag_indices_from(gram)] += sizes < _TINY
+            stretches = np.linalg.eigvalsh(gram)
+            if stretches[0] < _WORN**-2 or stretches[-1] > _WORN**2:
+                return self._turned(layers)
+        return None
+
+    def _turned(self, layers: list[Vector]) -> _Layers:
+        turned, bases = _in_bases_of_sizes(layers)
+        drifts = [
+            drift[np.argsort(-np.linalg.norm(stacked, axis=0), kind="stable")]
+            for drift, stacked in zip(self._drifts, _stacked(layers), strict=True)
+        ]
+        return self._with(
+            turned,
+            [old @ Q for old, Q in zip(self._turns, bases, strict=True)],
+            [Q.T @ D @ Q for D, Q in zip(self._conserved, bases, strict=True)],
+            drifts,
+        )
+
+    def _watch(self, layers: list[Vector]) -> None:
+        """Note how far each neuron has drifted from what its flow conserves.
+
+        Where a singular value falls, an error of balance grows beside it: two neurons' weights
+        a = -b that fall as e^-t have a sum that grows as e^t. So this tells what a singular value
+        is worth, from then on.
+        """
+        for drift, now, then, stacked in zip(
+            self._drifts, imbalances(layers), self._conserved, _stacked(layers), strict=True
+        ):
+            sizes = np.maximum(np.linalg.norm(stacked, axis=0), _TINY)
+            np.maximum(drift, (np.abs(now - then) / sizes / sizes[:, None]).max(axis=0), out=drift)
+
+    def halted(self, copies: Any, state: Vector) -> _Layers:
+        return self.only(0, state)
+
+    def only(self, copy: int, state: Vector) -> _Layers:
+        return self._with(self._layers(state), self._turns, self._conserved, self._drifts)
+
+    def _with(self, *parts: list[Vector]) -> _Layers:
+        return _Layers(self._asked, self._point_of, self._tolerance, *parts)
+
+    def _singular_values(self, layers: list[Vector]) -> Row:
+        """The singular values of the end-to-end matrix, and how far errors of weights move them.
+
+        To first order an error dL_j moves s_i by u_i^T (L_N ... L_{j+1}) dL_j (L_{j-1} ... L_1) v_i.
+        Where the neurons' weights are well conditioned but for their sizes, it moves none by more
+        than the condition in proportion.
+        """
+        frame, condition = _end_to_end_frame(layers, self._sizes)
+        above, below = [frame.U.T], [frame.Vt.T]
+        for layer in layers[:0:-1]:
+            above.append(above[-1] @ layer)
+        for layer in layers[:-1]:
+            below.append(layer @ below[-1])
+        moves = sum(
+            np.sum(np.abs(u).T * (scale @ np.abs(v)), axis=0)
+            for u, scale, v in zip(reversed(above), self._layers(self.scale), below, strict=True)
+        )
+        self._watch(layers)
+        errors = self._tolerance * np.minimum(moves, len(layers) * condition * frame.s)
+        for drift in self._drifts:
+            # Where there are as many neurons as singular values, in their order, each has its own.
+            own = drift if len(drift) == len(frame.s) else drift.max()
+            errors = np.maximum(errors, len(layers) * own * frame.s)
+        return {"singular_values": frame.s, "singular_value_errors": errors}
+
+    def _layers(self, state: Vector) -> list[Vector]:
+        parts = np.split(state, self._ends)
+        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+    def _see(self, state: Vector) -> tuple[Any, list[Vector]]:
+        """The point of a state, and the gradient in its layers, which is asked for once."""
+        if self._seen is None or not np.array_equal(self._seen[0], state):
+            layers = self._layers(state)
+            point = self._point_of(layers)
+            gradient = layer_gradients(layers, self._asked.euclidean_gradient(point))
+            self._seen = state.copy(), point, gradient
+        return self._seen[1:]
+
+
+def _flat(layers: Sequence[Vector]) -> Vector:
+    return np.concatenate([layer.ravel() for layer in layers])
+
+
+def _stacked(layers: Sequence[Vector]) -> list[Vector]:
+    """For each hidden space the weights out of its neurons above those into them."""
+    return [np.vstack([above, below.T]) for below, above in pairwise(layers)]
+
+
+def _in_bases_of_sizes(layers: list[Vector]) -> tuple[list[Vector], list[Vector]]:
+    """The layers in the bases of the singular vectors of [W_{j+1}; W_j^T], and these bases."""
+    bases = [_right_singular_vectors(stacked) for stacked in _stacked(layers)]
+    before, after = [np.eye(layers[0].shape[1]), *bases], [*bases, np.eye(len(layers[-1]))]
+    return [Q.T @ W @ P for P, W, Q in zip(before, layers, after, strict=True)], bases
+
+
+def _right_singular_vectors(A: Vector) -> Vector:
+    """A whole basis of right singular vectors of a matrix whose columns may be of any sizes."""
+    rows, columns = A.shape
+    if rows < columns:
+        return np.linalg.svd(A)[2].T
+    sizes = np.linalg.norm(A, axis=0)
+    order = np.argsort(-sizes, kind="stable")
+    sizes = sizes[order]
+    scaled = A[:, order] / np.where(sizes > 0, sizes, 1.0)
+    V = np.empty((columns, columns))
+    V[order] = factored_frame(scaled, sizes, np.eye(columns)).Vt.T
+    return V
+
+
+def _end_to_end_frame(layers: list[Vector], sizes: list[Vector]) -> tuple[Frame, float]:
+    """The frame of the end-to-end matrix, and the condition of the weights but for their sizes.
+
+    W = X D Y^T with the outer layers, scaled by the sizes of their neurons, in X and Y, and the
+    triangular factors of what is between them, of which D is the diagonal.
+    """
+    widths = [len(size) for size in sizes]
+    if not sizes or max(widths) > min(len(layers[-1]), layers[0].shape[1]):
+        return whole_frame(end_to_end(layers)), np.inf
+    above, below = (np.where(size > 0, size, 1.0) for size in (sizes[-1], sizes[0]))
+    between = reduce(lambda product, layer: layer @ product, layers[1:-1], np.diag(below))
+    left, right = scipy.linalg.lu(above[:, None] * between, permute_l=True)
+    d = np.diag(right)
+    X = layers[-1] / above @ left
+    Y = (layers[0].T / below) @ (right / np.where(d == 0, 1.0, d)[:, None]).T
+    X = X * np.where(d < 0, -1.0, 1.0)
+    order = np.argsort(-np.abs(d), kind="stable")
+    X, d, Y = X[:, order], np.abs(d)[order], Y[:, order]
+    return factored_frame(X, d, Y), float(np.linalg.cond(X) + np.linalg.cond(Y))

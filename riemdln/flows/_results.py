@@ -15,40 +15,58 @@ Vector = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """A gradient flow at K times.
+    """A gradient flow at T times, or K of them in an ensemble.
+
+    Of an ensemble `costs`, `gradient_norms`, `singular_values` and `points` have the K copies after
+    the times, and `status`, `success` and `end_times` are arrays (K,). A copy that has come to its
+    end rests there.
 
     Attributes
     ----------
-    times : array (K,)
-        The requested times, up to where the flow ended; one that stops at a gradient tolerance ends
-        with the time at which it reached the tolerance.
-    points : array (K, ...) or list
-        The points: one array where each of them is an array, and otherwise a list of K points:
-        triples (u, s, vt) on `FixedRank`, lists on a product of manifolds.
-    costs : array (K,)
+    times : array (T,)
+        The requested times, up to where the flow ended; one that ended before the last of them has
+        that time as its last.
+    points : array (T, ...) or list
+        The points in the form in which the initial one was given: one array where each of them is
+        an array, and otherwise a list of T points: triples (u, s, vt) on `FixedRank` and from a
+        start that is a triple, lists on a product of manifolds.
+    costs : array (T,)
         The costs.
-    gradient_norms : array (K,)
+    gradient_norms : array (T,)
         The norms of the Riemannian gradients.
-    message : str
-        Why the flow ended.
+    singular_values : array (T, r) or None
+        The singular values of points that are matrices, to relative accuracy where the metric
+        keeps the rank (see `gradient_flow`), and None where points are no matrices.
+    status : int
+        Why it ended: 0 it reached the last time, 1 the gradient tolerance, 2 the cost tolerance,
+        3 `stop` was true, -1 an error or an interruption ended it.
     success : bool
-        Whether it reached the last time or a tolerance that was asked for.
+        Whether it ended as asked: at the last time, or at a tolerance or `stop` that was not met at
+        the first time already.
+    end_times : float
+        When it ended.
+    message : str
+        Why it ended, in words.
     nfev : int
-        How many velocities the integrator has evaluated, those for difference quotients included.
+        How many gradients of the cost were evaluated, those of what is observed and of difference
+        quotients included; one of a whole ensemble counts once.
     """
 
     times: Vector
     points: Any
     costs: Vector
     gradient_norms: Vector
+    singular_values: Any
+    status: Any
+    success: Any
+    end_times: Any
     message: str
-    success: bool
     nfev: int
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkFlow(Flow):
-    """The gradient flow of a network's layers at K times.
+    """The gradient flow of a network's layers at T times.
 
     `points` are the end-to-end matrices, and `gradient_norms` the norms of the gradient in all
     layers together, which for balanced layers is the norm of the Riemannian gradient of g^N.
@@ -56,13 +74,17 @@ class NetworkFlow(Flow):
     Attributes
     ----------
     layers : list of list of array
-        The layers [W_1, ..., W_N] at each of the K times.
-    imbalances : array (K,)
+        The layers [W_1, ..., W_N] at each of the T times.
+    imbalances : array (T,)
         Their imbalances (see `imbalance`).
+    singular_value_errors : array (T, r)
+        About how far the singular values of the end-to-end matrix may be off: a singular value
+        that is not above its error is noise, and with it the sign of a determinant.
     """
 
     layers: list[list[Vector]]
     imbalances: Vector
+    singular_value_errors: Vector
 
 
 class FlowError(RuntimeError):

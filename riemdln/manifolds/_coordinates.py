@@ -1,75 +1,121 @@
 """Coordinates of manifolds for differential equations: a point as one flat vector, and back.
 
-An integrator of ordinary differential equations moves a flat vector. Coordinates say which vector a
-point is, which point a vector is, and how the vector moves when the point moves along a tangent
-vector. A manifold with coordinates of its own has a method ``coordinates()`` that gives them;
-`coordinates_of` finds those of any manifold that has some.
+An integrator of ordinary differential equations moves a flat vector, the state. Coordinates around
+a point say which state it has, and a place is what they say of one state: which point it is, and
+how the state moves when the point moves along a tangent vector. A manifold with coordinates of its
+own has a method ``coordinates(point, name)`` that gives them; `coordinates_around` finds those of
+any manifold that has some.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from copy import copy
+from functools import cached_property
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pymanopt.manifolds.manifold import Manifold
 
 from riemdln._arrays import finite_array, floating_array
+from riemdln._frame import Frame
 
 __all__ = [
     "AmbientCoordinates",
     "Coordinates",
     "FactorCoordinates",
+    "Place",
     "ProductCoordinates",
-    "coordinates_of",
+    "StackCoordinates",
+    "coordinates_around",
+    "require_frame",
 ]
 
 Vector = NDArray[np.floating[Any]]
 
 
+class Place(Protocol):
+    """What coordinates say of one state.
+
+    Tangent vectors have the form that suits the coordinates.
+    """
+
+    @property
+    def point(self) -> Any:
+        """The point, on the manifold also where rounding has led the state off it."""
+        ...
+
+    @property
+    def record(self) -> Any:
+        """The point in the form in which that of the start was given."""
+        ...
+
+    @property
+    def singular_values(self) -> Any:
+        """The singular values of a point that is a matrix, and None of any other."""
+        ...
+
+    def gradient(self, covector: Any) -> Any:
+        """The Riemannian gradient of a Euclidean gradient."""
+        ...
+
+    def tangent(self, tangent_vector: Any) -> Any:
+        """A tangent vector as the manifold has it."""
+        ...
+
+    def norm(self, vector: Any) -> Any:
+        """The norm of a tangent vector in the manifold's metric."""
+        ...
+
+    def velocity(self, vector: Any) -> Vector:
+        """How the state moves when the point moves along a tangent vector."""
+        ...
+
+
 class Coordinates(Protocol):
-    """How the points of a manifold are written as flat vectors, the states of an integrator."""
+    """How points around one point of a manifold are written as flat vectors of float64.
 
-    def to_state(self, point: Any, name: str = "initial_point") -> Vector:
-        """The state of a point; the first one is that at which the differential equation starts.
+    Attributes
+    ----------
+    state : array (d,)
+        The state of that point.
+    stack : tuple of int
+        (K,) where the point is a stack of K independent copies, and () elsewhere.
+    """
 
-        Parameters
-        ----------
-        point : any
-            A point as the manifold has it.
-        name : str
-            What errors call it.
+    state: Vector
+    stack: tuple[int, ...]
 
-        Returns
-        -------
-        array (d,)
-            Of float64.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it is no point of the manifold: of other shapes, complex or not finite.
-        """
+    def at(self, state: Vector) -> Place:
+        """What they say of a state."""
         ...
 
-    def to_point(self, state: Vector) -> Any:
-        """The point of a state, on the manifold also where rounding has led the state off it."""
+    def renewed(self, state: Vector) -> Coordinates | None:
+        """Better coordinates around the point of a state, or None where these are good enough."""
         ...
 
-    def velocity(self, state: Vector, tangent_vector: Any) -> Vector:
-        """How the state moves when its point, ``to_point(state)``, moves along a tangent vector."""
+    def around(self, state: Vector) -> Coordinates:
+        """The same coordinates, with another state as the one where they start."""
+        ...
+
+    def only(self, copy: int, state: Vector) -> Coordinates:
+        """Coordinates of one of the copies of a stack, around a state of all of them."""
         ...
 
 
-def coordinates_of(manifold: Manifold) -> Coordinates:
-    """The coordinates of a manifold: its own, those of its factors, or its points' entries.
+def coordinates_around(manifold: Manifold, point: Any, name: str = "initial_point") -> Coordinates:
+    """Coordinates of a manifold around a point: its own, those of its factors, or entries.
 
     Parameters
     ----------
     manifold : pymanopt manifold
-        One that has a method ``coordinates()``, a product (with its factors in the attribute
-        ``manifolds``, as pymanopt's Product has them), or one whose points are arrays.
+        One that has a method ``coordinates(point, name)``, a product (with its factors in the
+        attribute ``manifolds``, as pymanopt's Product has them), or one whose points are arrays.
+    point : any
+        A point as the manifold has it.
+    name : str
+        What errors call it.
 
     Returns
     -------
@@ -77,23 +123,43 @@ def coordinates_of(manifold: Manifold) -> Coordinates:
 
     Raises
     ------
-    ValueError
-        If the manifold is none of these.
+    TypeError, ValueError
+        If the manifold is none of these, or the point is none of it: of other shapes, complex or
+        not finite.
     """
     if hasattr(manifold, "coordinates"):
-        return manifold.coordinates()
+        return manifold.coordinates(point, name)
     if hasattr(manifold, "manifolds"):
-        return ProductCoordinates([coordinates_of(factor) for factor in manifold.manifolds])
+        return ProductCoordinates(_factors(manifold.manifolds, point, name))
     if manifold.point_layout != 1:
         raise ValueError(
             "problem.manifold must have arrays as points (point_layout 1), be a product of "
             f"manifolds, or have a method coordinates(), got {manifold}, whose point_layout is "
             f"{manifold.point_layout}"
         )
-    return AmbientCoordinates(manifold)
+    return AmbientCoordinates(manifold, point, name)
 
 
-class AmbientCoordinates:
+class CoordinatesBase:
+    """What coordinates share: those that serve everywhere, of a single point, need no more."""
+
+    state: Vector
+    stack: tuple[int, ...] = ()
+
+    def around(self, state: Vector) -> Self:
+        """The same coordinates, with another state as the one where they start."""
+        moved = copy(self)
+        moved.state = state
+        return moved
+
+    def renewed(self, state: Vector) -> Any:
+        """None: they are good everywhere."""
+
+    def only(self, copy: int, state: Vector) -> Any:
+        raise TypeError("these coordinates are of a single point, not of a stack")
+
+
+class AmbientCoordinates(CoordinatesBase):
     """The entries of points that are arrays, in the space that they lie in.
 
     Tangent vectors may be of another kind than the points: on groups of matrices they lie in the
@@ -103,46 +169,144 @@ class AmbientCoordinates:
     ----------
     manifold : pymanopt manifold
         One whose points are arrays.
+    point, name
+        See `coordinates_around`.
     """
+
+    def __init__(self, manifold: Manifold, point: Any, name: str = "initial_point") -> None:
+        array = finite_array(name, point).astype(np.float64)
+        # Not every manifold knows the shape of its points.
+        expected = np.shape(manifold.zero_vector(array))
+        if array.shape != expected:
+            raise ValueError(
+                f"{name} must have shape {expected}, as the points of {manifold}, got {array.shape}"
+            )
+        self._manifold = manifold
+        self._shape = expected
+        self.state = array.ravel()
+
+    def at(self, state: Vector) -> AmbientPlace:
+        """The array of these entries."""
+        return AmbientPlace(self._manifold, state.reshape(self._shape))
+
+
+class ManifoldPlace:
+    """A point of a manifold, with tangent vectors as the manifold has them."""
 
     def __init__(self, manifold: Manifold) -> None:
         self._manifold = manifold
-        # Not every manifold knows the shape of its points: the first one tells.
-        self._shape: tuple[int, ...] = ()
 
-    def to_state(self, point: Any, name: str = "initial_point") -> Vector:
-        """The entries of the point."""
-        array = finite_array(name, point).astype(np.float64)
-        expected = np.shape(self._manifold.zero_vector(array))
-        if array.shape != expected:
-            raise ValueError(
-                f"{name} must have shape {expected}, as the points of {self._manifold}, "
-                f"got {array.shape}"
-            )
-        self._shape = expected
-        return array.ravel()
+    point: Any
 
-    def to_point(self, state: Vector) -> Vector:
-        """The array of these entries, brought back to a manifold that is curved in its space."""
-        point = state.reshape(self._shape)
-        if self._manifold.dim == state.size:
-            return point
+    @property
+    def record(self) -> Any:
+        return self.point
+
+    def gradient(self, covector: Any) -> Any:
+        return self._manifold.euclidean_to_riemannian_gradient(self.point, covector)
+
+    def tangent(self, tangent_vector: Any) -> Any:
+        return tangent_vector
+
+    def norm(self, vector: Any) -> Any:
+        return self._manifold.norm(self.point, vector)
+
+
+class AmbientPlace(ManifoldPlace):
+    """A point by its entries."""
+
+    def __init__(self, manifold: Manifold, array: Vector) -> None:
+        super().__init__(manifold)
+        self._array = array
+
+    @cached_property
+    def point(self) -> Any:  # type: ignore[override]
+        """The array, brought back to a manifold that is curved in its space."""
+        if self._manifold.dim == self._array.size:
+            return self._array
         # Truncation errors leave a curved manifold; the retraction of zero leads back.
-        return self._manifold.retraction(point, self._manifold.zero_vector(point))
+        return self._manifold.retraction(self._array, self._manifold.zero_vector(self._array))
 
-    def velocity(self, state: Vector, tangent_vector: Any) -> Vector:
+    @property
+    def singular_values(self) -> Any:
+        """Those of a matrix."""
+        return _singular_values(self.point)
+
+    def velocity(self, vector: Any) -> Vector:
         """The entries of the tangent vector as a vector in space."""
-        in_space = self._manifold.embedding(self.to_point(state), tangent_vector)
+        in_space = self._manifold.embedding(self.point, vector)
         velocity = floating_array("the velocity of the point", in_space)
-        if velocity.shape != self._shape:
+        if velocity.shape != self._array.shape:
             raise ValueError(
-                f"the velocity of the point must have its shape {self._shape}, but tangent vectors "
-                f"of {self._manifold} have shape {velocity.shape} in space"
+                f"the velocity of the point must have its shape {self._array.shape}, but tangent "
+                f"vectors of {self._manifold} have shape {velocity.shape} in space"
             )
         return velocity.ravel()
 
 
-class FactorCoordinates:
+class StackCoordinates(CoordinatesBase):
+    """The entries of a stack of matrices under a metric: K independent copies.
+
+    Parameters
+    ----------
+    at : callable
+        From a stack of matrices to the metric there.
+    points : array (K, m, n)
+        Where the copies start.
+    covector : callable
+        From what a cost gives as its Euclidean gradients to the covectors that the metric takes.
+    """
+
+    def __init__(
+        self, at: Callable[[Vector], Any], points: Vector, covector: Callable[[Any, Vector], Any]
+    ) -> None:
+        self._at, self._covector, self._shape = at, covector, points.shape
+        self.stack = points.shape[:-2]
+        self.state = points.astype(np.float64).ravel()
+
+    def at(self, state: Vector) -> StackPlace:
+        """The stack of these entries."""
+        return StackPlace(self._at, state.reshape(self._shape), self._covector)
+
+    def only(self, copy: int, state: Vector) -> StackCoordinates:
+        """Coordinates of one of the copies."""
+        return StackCoordinates(self._at, state.reshape(self._shape)[copy], self._covector)
+
+
+class StackPlace:
+    """A stack of matrices by its entries."""
+
+    def __init__(
+        self, at: Callable[[Vector], Any], points: Vector, covector: Callable[[Any, Vector], Any]
+    ) -> None:
+        self._metric_at, self._covector, self.point = at, covector, points
+
+    @cached_property
+    def _at(self) -> Any:
+        return self._metric_at(self.point)
+
+    @property
+    def record(self) -> Vector:
+        return self.point
+
+    @property
+    def singular_values(self) -> Any:
+        return _singular_values(self.point)
+
+    def gradient(self, covector: Any) -> Vector:
+        return self._at.sharp(self._covector(covector, self.point))
+
+    def tangent(self, tangent_vector: Vector) -> Vector:
+        return tangent_vector
+
+    def norm(self, vector: Vector) -> Vector:
+        return np.sqrt(np.maximum(self._at.inner(vector, vector), 0.0))
+
+    def velocity(self, vector: Vector) -> Vector:
+        return vector.ravel()
+
+
+class FactorCoordinates(CoordinatesBase):
     r"""Three factors of a matrix of rank k: W = U B V^T with any invertible B.
 
     Singular vectors turn fast where singular values meet, these factors do not: along the tangent
@@ -154,8 +318,10 @@ class FactorCoordinates:
 
     Parameters
     ----------
-    m, n, k : int
-        The numbers of rows and columns, and the rank.
+    manifold : FixedRank
+        The manifold.
+    point : triple
+        u, s and vt, of the shapes of the manifold.
     triple : callable
         What makes a point of its factors u, s and vt.
 
@@ -164,53 +330,46 @@ class FactorCoordinates:
     - O. Koch, C. Lubich. Dynamical low-rank approximation. SIAM J. Matrix Anal. Appl. 29, 2007.
     """
 
-    def __init__(self, m: int, n: int, k: int, triple: Callable[..., Any]) -> None:
-        self._m, self._n, self._k = m, n, k
-        self._triple = triple
-
-    def to_state(self, point: Any, name: str = "initial_point") -> Vector:
-        """The entries of U = u, B = diag(s) and V = vt^T."""
-        m, n, k = self._m, self._n, self._k
-        if not isinstance(point, Sequence) or len(point) != 3:
-            raise ValueError(f"{name} must be a triple (u, s, vt), got {point!r}")
-        u, s, vt = (
-            finite_array(f"{name}.{part}", array)
-            for part, array in zip(("u", "s", "vt"), point, strict=True)
+    def __init__(self, manifold: Manifold, point: Any, triple: Callable[..., Any]) -> None:
+        u, s, vt = point
+        self._manifold, self._triple = manifold, triple
+        self._m, self._k = u.shape
+        self.state = np.concatenate([u.ravel(), np.diag(s).ravel(), vt.T.ravel()]).astype(
+            np.float64
         )
-        shapes = u.shape, s.shape, vt.shape
-        if shapes != ((m, k), (k,), (k, n)):
-            raise ValueError(
-                f"{name} must have shape {(m, n)} and rank {k}, with u, s, vt of shapes "
-                f"{(m, k)}, {(k,)}, {(k, n)}, got shapes {shapes}"
-            )
-        if np.any(s < 0):
-            raise ValueError(f"{name}.s must be nonnegative, got {s}")
-        return np.concatenate([u.ravel(), np.diag(s).ravel(), vt.T.ravel()]).astype(np.float64)
 
-    def to_point(self, state: Vector) -> Any:
+    def at(self, state: Vector) -> FactorPlace:
         """The point U B V^T, of which U and V need not be quite orthonormal."""
-        return self._triple(*self._decompose(state)[0])
+        m, k = self._m, self._k
+        U, B, V = (part.reshape(-1, k) for part in np.split(state, [m * k, m * k + k * k]))
+        return FactorPlace(self._manifold, U, B, V, self._triple)
 
-    def velocity(self, state: Vector, tangent_vector: Any) -> Vector:
+
+class FactorPlace(ManifoldPlace):
+    """A point U B V^T, and how the factors move."""
+
+    def __init__(
+        self, manifold: Manifold, U: Vector, B: Vector, V: Vector, triple: Callable[..., Any]
+    ) -> None:
+        super().__init__(manifold)
+        (Q_u, R_u), (Q_v, R_v) = np.linalg.qr(U), np.linalg.qr(V)
+        left, s, right = np.linalg.svd(R_u @ B @ R_v.T)
+        self.point = triple(Q_u @ left, s, right @ Q_v.T)
+        self.singular_values = s
+        self._left, self._right = left.T @ R_u, right @ R_v  # u^T U and v^T V
+
+    def velocity(self, vector: Any) -> Vector:
         """The velocities of U, B and V."""
-        (_, s, _), left, right = self._decompose(state)
-        Up, M, Vp = tangent_vector
-        s = np.where(s > 0, s, 1.0)
+        Up, M, Vp = vector
+        left, right = self._left, self._right
+        s = np.where(self.singular_values > 0, self.singular_values, 1.0)
         # The formulas hold for u, diag(s) and vt^T. Here u = U C with C = left^{-1}, which does
         # not move, and the same on the right.
         B = np.linalg.solve(left, np.linalg.solve(right, M.T).T)
         return np.concatenate([((Up / s) @ left).ravel(), B.ravel(), ((Vp / s) @ right).ravel()])
 
-    def _decompose(self, state: Vector) -> tuple[tuple[Vector, Vector, Vector], Vector, Vector]:
-        """The factors u, s, vt at a state, left = u^T U and right = v^T V."""
-        m, k = self._m, self._k
-        U, B, V = (part.reshape(-1, k) for part in np.split(state, [m * k, m * k + k * k]))
-        (Q_u, R_u), (Q_v, R_v) = np.linalg.qr(U), np.linalg.qr(V)
-        left, s, right = np.linalg.svd(R_u @ B @ R_v.T)
-        return (Q_u @ left, s, right @ Q_v.T), left.T @ R_u, right @ R_v
 
-
-class ProductCoordinates:
+class ProductCoordinates(CoordinatesBase):
     """The coordinates of a product's factors, one after the other; a point is a list of points.
 
     Parameters
@@ -221,34 +380,100 @@ class ProductCoordinates:
 
     def __init__(self, factors: Sequence[Coordinates]) -> None:
         self._factors = list(factors)
-        self._ends: list[int] = []
+        self._ends = np.cumsum([len(factor.state) for factor in factors])[:-1]
+        self.state = np.concatenate([factor.state for factor in factors])
 
-    def to_state(self, point: Any, name: str = "initial_point") -> Vector:
-        """The states of the points, one after the other."""
-        count = len(self._factors)
-        if not isinstance(point, Sequence) or len(point) != count:
-            raise ValueError(
-                f"{name} must be a list of {count} points, one of each factor of the product, "
-                f"got {point!r}"
-            )
-        states = [
-            factor.to_state(part, f"{name}[{j}]")
-            for j, (factor, part) in enumerate(zip(self._factors, point, strict=True))
-        ]
-        self._ends = [int(end) for end in np.cumsum([len(state) for state in states])[:-1]]
-        return np.concatenate(states)
+    def at(self, state: Vector) -> ProductPlace:
+        """The places of the factors."""
+        return ProductPlace([f.at(part) for f, part in self._parts(state)])
 
-    def to_point(self, state: Vector) -> list[Any]:
-        """The list of the points."""
-        parts = np.split(state, self._ends)
-        return [factor.to_point(part) for factor, part in zip(self._factors, parts, strict=True)]
-
-    def velocity(self, state: Vector, tangent_vector: Any) -> Vector:
-        """The velocities of the states, one after the other."""
-        parts = np.split(state, self._ends)
-        return np.concatenate(
+    def renewed(self, state: Vector) -> ProductCoordinates | None:
+        """New coordinates where those of a factor are worn."""
+        renewed = [factor.renewed(part) for factor, part in self._parts(state)]
+        if all(factor is None for factor in renewed):
+            return None
+        return ProductCoordinates(
             [
-                factor.velocity(part, vector)
-                for factor, part, vector in zip(self._factors, parts, tangent_vector, strict=True)
+                factor.around(part) if new is None else new
+                for new, (factor, part) in zip(renewed, self._parts(state), strict=True)
             ]
         )
+
+    def _parts(self, state: Vector) -> list[tuple[Coordinates, Vector]]:
+        return list(zip(self._factors, np.split(state, self._ends), strict=True))
+
+
+class ProductPlace:
+    """The places of a product's factors."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._places = places
+
+    @property
+    def point(self) -> list[Any]:
+        """The list of the points."""
+        return [place.point for place in self._places]
+
+    @property
+    def record(self) -> list[Any]:
+        return [place.record for place in self._places]
+
+    @property
+    def singular_values(self) -> None:
+        """None: a product has no singular values of its own."""
+
+    def gradient(self, covector: Sequence[Any]) -> list[Any]:
+        return [p.gradient(part) for p, part in zip(self._places, covector, strict=True)]
+
+    def tangent(self, tangent_vector: Sequence[Any]) -> list[Any]:
+        pairs = zip(self._places, tangent_vector, strict=True)
+        return [place.tangent(part) for place, part in pairs]
+
+    def norm(self, vector: Sequence[Any]) -> np.float64:
+        """The root of the sum of the squares."""
+        norms = [p.norm(part) for p, part in zip(self._places, vector, strict=True)]
+        return np.float64(np.linalg.norm(norms))
+
+    def velocity(self, vector: Sequence[Any]) -> Vector:
+        """The velocities of the states, one after the other."""
+        pairs = zip(self._places, vector, strict=True)
+        return np.concatenate([place.velocity(part) for place, part in pairs])
+
+
+def require_frame(name: str, point: Any, m: int, n: int, k: int) -> Frame:
+    """The factors of a matrix u diag(s) vt, or of a stack of them, if they have the right shapes."""
+    if not isinstance(point, Sequence) or len(point) != 3:
+        raise ValueError(f"{name} must be a triple (u, s, vt), got {point!r}")
+    u, s, vt = (
+        finite_array(f"{name}.{part}", array)
+        for part, array in zip(("u", "s", "vt"), point, strict=True)
+    )
+    stack, shapes = u.shape[:-2], (u.shape, s.shape, vt.shape)
+    if shapes != ((*stack, m, k), (*stack, k), (*stack, k, n)):
+        raise ValueError(
+            f"{name} must have shape {(m, n)} and rank {k}, with u, s, vt of shapes "
+            f"{(m, k)}, {(k,)}, {(k, n)}, got shapes {shapes}"
+        )
+    if np.any(s < 0):
+        raise ValueError(f"{name}.s must be nonnegative, got {s}")
+    return Frame(u, s, vt)
+
+
+def _factors(manifolds: Sequence[Manifold], point: Any, name: str) -> list[Coordinates]:
+    if not isinstance(point, Sequence) or len(point) != len(manifolds):
+        raise ValueError(
+            f"{name} must be a list of {len(manifolds)} points, one of each factor of the product, "
+            f"got {point!r}"
+        )
+    factors = [
+        coordinates_around(factor, part, f"{name}[{j}]")
+        for j, (factor, part) in enumerate(zip(manifolds, point, strict=True))
+    ]
+    for j, factor in enumerate(factors):
+        if factor.stack:
+            raise ValueError(f"{name}[{j}] must be a single point, got a stack {factor.stack}")
+    return factors
+
+
+def _singular_values(array: Vector) -> Any:
+    return np.linalg.svd(array, compute_uv=False) if array.ndim > 1 else None

@@ -14,7 +14,8 @@ from riemdln._arrays import Rng, floating_array, integer, is_triple
 from riemdln._frame import Blocks, Frame
 from riemdln.geodesics import GeodesicError, exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
-from riemdln.manifolds._coordinates import FactorCoordinates
+from riemdln.manifolds._coordinates import Coordinates, FactorCoordinates, require_frame
+from riemdln.manifolds._multiplicative import MatrixGeometry, MultiplicativeCoordinates
 from riemdln.metrics import MetricAt, SpectralMetric
 from riemdln.metrics._spectral_at import FrameAt, SpectralAt
 from riemdln.networks import thin_end_to_end
@@ -373,9 +374,37 @@ class FixedRank(MetricManifold):
         }
         return self._ask(point, "hessian", **covectors, tangent_vector=tangent_vector)
 
-    def coordinates(self) -> FactorCoordinates:
-        """Coordinates for differential equations: three factors U B V^T with any invertible B."""
-        return FactorCoordinates(*self._shape, self._k, FixedRankPoint)
+    def coordinates(self, point: Any, name: str = "initial_point") -> Coordinates:
+        """Coordinates for differential equations around a point.
+
+        Under a metric whose flows keep the rank they are multiplicative ones, which give every
+        singular value to relative accuracy; under any other three factors U B V^T, B invertible.
+
+        Parameters
+        ----------
+        point : FixedRankPoint
+            The point.
+        name : str
+            What errors call it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no point of the manifold.
+        """
+        frame = require_frame(name, point, *self._shape, self._k)
+        if frame.s.ndim != 1:
+            raise ValueError(f"{name} must be a single point, got a stack of {len(frame.s)}")
+        if not self._metric.keeps_rank:
+            return FactorCoordinates(self, frame, FixedRankPoint)
+        geometry = MatrixGeometry(
+            at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
+            covector=lambda place, P: self._covector(place.point, P),
+            tangent=lambda place, Z: self._checked("tangent_vector", Z),
+            point=lambda place: FixedRankPoint(*place.frame),
+            record=lambda place: place.point,
+        )
+        return MultiplicativeCoordinates(geometry, frame)
 
     def from_layers(self, layers: Sequence[ArrayLike]) -> FixedRankPoint:
         """The end-to-end matrix of a deep linear network whose narrowest layer has width k."""

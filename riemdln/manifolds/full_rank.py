@@ -8,9 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from riemdln._arrays import Rng, finite, floating_array, integer, point_of_shape
+from riemdln._arrays import (
+    Rng,
+    finite,
+    finite_array,
+    floating_array,
+    integer,
+    is_triple,
+    point_of_shape,
+)
+from riemdln._frame import whole_frame
 from riemdln.geodesics import exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
+from riemdln.manifolds._coordinates import (
+    AmbientCoordinates,
+    Coordinates,
+    StackCoordinates,
+    require_frame,
+)
+from riemdln.manifolds._multiplicative import MatrixGeometry, MultiplicativeCoordinates
+from riemdln.manifolds.fixed_rank import FixedRankPoint
 from riemdln.metrics import Metric, MetricAt
 from riemdln.retractions import RETRACTIONS, Retraction
 from riemdln.transports import TRANSPORTS, Transport
@@ -165,6 +182,50 @@ class FullRank(MetricManifold):
             tangent_vector=tangent_vector,
         )
 
+    def coordinates(self, point: Any, name: str = "initial_point") -> Coordinates:
+        """Coordinates for differential equations around a point, or a stack of points.
+
+        Under a metric whose flows keep the rank they are multiplicative ones, which give every
+        singular value to relative accuracy; under any other they are the entries.
+
+        Parameters
+        ----------
+        point : array (m, n), or triple of arrays (m, r), (r,), (r, n); or a stack (K, ...) of these
+            The point. A triple (u, s, vt) stands for u diag(s) vt, r = min(m, n), and holds
+            singular values of any spread.
+        name : str
+            What errors call it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such point.
+        """
+        (m, n), frame = self._shape, None
+        if is_triple(point, 2, 1, 2) or is_triple(point, 3, 2, 3):
+            frame = require_frame(name, point, m, n, min(m, n))
+            point = frame.U * frame.s[..., None, :] @ frame.Vt
+        points = finite_array(name, point)
+        if points.shape[-2:] != self._shape or points.ndim not in (2, 3):
+            raise ValueError(
+                f"{name} must have shape {self._shape}, as the points of {self}, or be a stack of "
+                f"such points, got {points.shape}"
+            )
+        for W in points.reshape(-1, m, n):
+            self._point(name, W)
+        if self._metric.keeps_rank:
+            geometry = MatrixGeometry(
+                at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
+                covector=lambda place, P: place.frame.split(self._gradient(P, place.matrix)),
+                tangent=lambda place, Z: place.frame.split(self._gradient(Z, place.matrix)),
+                point=lambda place: self.projection(place.matrix, place.matrix),
+                record=lambda place: FixedRankPoint(*place.frame) if frame else place.point,
+            )
+            return MultiplicativeCoordinates(geometry, frame or whole_frame(points))
+        if points.ndim == 2:
+            return AmbientCoordinates(self, points, name)
+        return StackCoordinates(self._metric.at, points, self._gradient)
+
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:
         """A tangent vector at another point, by the transport that the manifold was made with."""
         return self._transport(
@@ -181,6 +242,11 @@ class FullRank(MetricManifold):
         geodesic = geodesic_between(self._metric, point_a, point_b)
         middle = geodesic.points[len(geodesic.points) // 2]
         return Connection(geodesic.length, geodesic.velocities[0].copy(), middle.copy())
+
+    def _gradient(self, value: Any, points: Matrix) -> Matrix:
+        """What a cost gives as its gradient at a point, or at a stack of points."""
+        gradient = point_of_shape("the gradient of the cost", value, points.shape)
+        return self.projection(points, finite("the gradient of the cost", gradient))
 
     def _matrix(self, name: str, value: ArrayLike) -> Matrix:
         return finite(name, self._checked(name, value))

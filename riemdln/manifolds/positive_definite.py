@@ -150,4 +150,4 @@ def _require_symmetric(name: str, Z: Matrix) -> Matrix:
 
 
 def _symmetric(Z: Any) -> Matrix:
-    return (Z + Z.T) / 2
+    return (Z + Z.mT) / 2

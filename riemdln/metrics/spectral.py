@@ -10,7 +10,7 @@ import numpy as np
 from riemdln._arrays import Array, finite, floating_array, integer, matrix_shape
 from riemdln._frame import Frame, singular_frame
 from riemdln._memory import Memory
-from riemdln.kernels import Kernel, as_kernel
+from riemdln.kernels import Kernel, as_kernel, filled
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._constant_at import MultipleAt, straight_line
 from riemdln.metrics._generic import VECTORS
@@ -103,6 +103,17 @@ class SpectralMetric(Metric):
         zero = np.zeros((1, 1))
         with np.errstate(all="ignore"):
             return bool(np.all(self._kernel(zero, zero) == 0))
+
+    @property
+    def keeps_rank(self) -> bool:
+        """Whether no flow changes the rank: where theta(s, t) / (s + t) is bounded near zero."""
+        s = 10.0 ** -np.arange(0.0, 301.0, 20.0)
+        with np.errstate(all="ignore"):
+            ratios = [
+                filled(self._kernel(a, b), s) / (a + b) for a, b in ((s, s), (s, 0 * s), (0 * s, s))
+            ]
+        # Of a NaN no comparison is true.
+        return all(bool(np.all(ratio <= 1e3 * np.max(ratios[0][:1]))) for ratio in ratios)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._kernel!r})"

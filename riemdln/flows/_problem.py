@@ -1,0 +1,95 @@
+"""What a flow asks of a problem: costs and gradients, copy by copy or of a whole stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pymanopt import Problem
+from pymanopt.autodiff import Function
+
+from riemdln.manifolds._coordinates import Place
+
+__all__ = ["Asked", "require_problem"]
+
+
+class Asked:
+    """The costs and gradients of a problem, which are counted.
+
+    Parameters
+    ----------
+    problem : pymanopt.Problem
+        The problem.
+    vectorized : bool
+        Whether its cost and gradient take a stack of points (K, m, n) at once.
+
+    Attributes
+    ----------
+    nfev : int
+        How many gradients were asked for; that of a whole stack counts once.
+    """
+
+    def __init__(self, problem: Problem, *, vectorized: bool = False) -> None:
+        require_problem(problem)
+        self.nfev = 0
+        self._cost = problem.cost
+        self._vectorized = bool(vectorized)
+        self._problem = problem
+        # pymanopt wraps what it was given, and makes the Riemannian gradient itself otherwise.
+        self._is_riemannian = hasattr(problem.riemannian_gradient, "__wrapped__")
+        if self._is_riemannian:
+            self._gradient = problem.riemannian_gradient
+        elif self._vectorized:
+            self._gradient = _gradient_of_stacks(problem)
+        else:
+            self._gradient = problem.euclidean_gradient
+
+    def require_stack(self, stack: tuple[int, ...]) -> None:
+        """Refuse a single point where the problem takes stacks."""
+        if self._vectorized and not stack:
+            raise ValueError("vectorized=True needs a stack of points as initial_point, got one")
+
+    def costs(self, point: Any, stack: tuple[int, ...]) -> Any:
+        """The cost of a point, or those of a stack of points."""
+        if not stack:
+            return float(self._cost(point))
+        if not self._vectorized:
+            return np.array([float(self._cost(W)) for W in point])
+        costs = np.asarray(self._cost(point), dtype=np.float64)
+        if costs.shape != stack:
+            raise ValueError(
+                f"the cost of a stack of points must have shape {stack}, one number for each, got "
+                f"{costs.shape}: is vectorized=True right?"
+            )
+        return costs
+
+    def euclidean_gradient(self, point: Any) -> Any:
+        """The Euclidean gradient at a point."""
+        self.nfev += 1
+        return self._problem.euclidean_gradient(point)
+
+    def gradient(self, place: Place, stack: tuple[int, ...]) -> Any:
+        """The Riemannian gradient at a place, in the form of its tangent vectors."""
+        self.nfev += 1
+        point = place.point
+        if stack and not self._vectorized:
+            gradient = np.array([self._gradient(W) for W in point])
+        else:
+            gradient = self._gradient(point)
+        return place.tangent(gradient) if self._is_riemannian else place.gradient(gradient)
+
+
+def require_problem(problem: Any) -> None:
+    """Refuse what is no problem of pymanopt."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
+
+
+def _gradient_of_stacks(problem: Problem) -> Any:
+    """The Euclidean gradients of a stack of points, whatever the backend."""
+    if isinstance(getattr(problem.euclidean_gradient, "__wrapped__", None), Function):
+        return problem.euclidean_gradient
+    # Copies do not depend on each other: the gradient of the sum of costs holds those of all.
+    cost = problem.cost.__wrapped__
+    backend, function = cost._backend, cost._original_function
+    return backend.generate_gradient_operator(lambda points: function(points).sum(), 1)

@@ -1,0 +1,440 @@
+"""What an integrator of ordinary differential equations makes of a flow.
+
+A chart is what moves: coordinates around a point and what a problem says there. `Trajectory`
+integrates its velocity, takes a new chart when it is worn, ends where it is told to, and gives
+rows at given times.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import scipy.integrate
+from numpy.typing import ArrayLike, NDArray
+from scipy.integrate import OdeSolver
+from scipy.optimize import brentq
+from tqdm.auto import tqdm
+
+from riemdln._arrays import (
+    NotFiniteError,
+    increasing_times,
+    positive_number,
+    real_number,
+)
+from riemdln.flows._recorder import Row
+from riemdln.flows._results import FlowError
+
+__all__ = ["Chart", "Ends", "Trajectory"]
+
+Vector = NDArray[np.floating[Any]]
+
+# Methods that need no history: they go on with their step where a new chart begins.
+_ONE_STEP = (
+    scipy.integrate.RK23,
+    scipy.integrate.RK45,
+    scipy.integrate.DOP853,
+    scipy.integrate.Radau,
+)
+
+_SADDLE = (
+    "at its first time already. Near a saddle, a point where the gradient vanishes but the cost can "
+    "still fall, the gradient is small before the flow has begun: that is no convergence. Start "
+    "farther away, or ask for less"
+)
+
+
+class Chart(Protocol):
+    """What moves: coordinates around a point of a flow, and what a problem says there.
+
+    Attributes
+    ----------
+    state : array (d,)
+        The state of that point; of K copies K states of equal size, one after the other.
+    stack : tuple of int
+        (K,) for K independent copies, and () for one flow.
+    scale : float or array (d,)
+        The size of each entry of the state, which multiplies the absolute tolerance.
+    nfev : int
+        How many gradients were evaluated for the flow so far, in this chart and those before.
+    """
+
+    state: Vector
+    stack: tuple[int, ...]
+    scale: Any
+
+    @property
+    def nfev(self) -> int: ...
+
+    def velocity(self, state: Vector) -> Vector:
+        """How a state moves. Where it is not finite, or raises NotFiniteError, steps are shorter."""
+        ...
+
+    def costs(self, state: Vector) -> Any:
+        """The cost, or those of the copies."""
+        ...
+
+    def norms(self, state: Vector) -> Any:
+        """The norm of the gradient, or those of the copies."""
+        ...
+
+    def points(self, state: Vector) -> list[Any]:
+        """The points of the copies, a list of one where there is no stack."""
+        ...
+
+    def observe(self, state: Vector) -> Row:
+        """What the result keeps of a state."""
+        ...
+
+    def renewed(self, state: Vector) -> Chart | None:
+        """A better chart around a state, or None where this one is good enough."""
+        ...
+
+    def halted(self, copies: Any, state: Vector) -> Chart:
+        """A chart around a state in which some copies stand still."""
+        ...
+
+    def only(self, copy: int, state: Vector) -> Chart:
+        """The chart of one of the copies, around a state of all of them."""
+        ...
+
+
+class Ends(NamedTuple):
+    """What ends a flow before its last time.
+
+    Attributes
+    ----------
+    gradient_tolerance, cost_tolerance : float or None
+        It ends where the norm of the gradient, or the cost, has come down to this.
+    stop : callable or None
+        It ends where ``stop(time, point, cost, gradient_norm)`` is true.
+    """
+
+    gradient_tolerance: float | None = None
+    cost_tolerance: float | None = None
+    stop: Callable[[float, Any, float, float], Any] | None = None
+
+    def checked(self) -> Ends:
+        """The same, if they are numbers and a function."""
+        gradient, cost, stop = self
+        if gradient is not None:
+            gradient = positive_number("gradient_tolerance", gradient)
+        if cost is not None:
+            cost = real_number("cost_tolerance", cost)
+        if stop is not None and not callable(stop):
+            raise TypeError(
+                f"stop must be a function of time, point, cost and gradient_norm, got {stop!r}"
+            )
+        return Ends(gradient, cost, stop)
+
+    def excess(self, time: float, chart: Chart, state: Vector) -> Vector:
+        """How far each copy is from each of the ends, (3, K): zero or less where it is there."""
+        gradient, cost, stop = self
+        excess = np.full((3, *(chart.stack or (1,))), np.inf)
+        if gradient is not None:
+            excess[0] = chart.norms(state) - gradient
+        if cost is not None:
+            excess[1] = chart.costs(state) - cost
+        if stop is not None:
+            costs, norms = np.atleast_1d(chart.costs(state)), np.atleast_1d(chart.norms(state))
+            for k, point in enumerate(chart.points(state)):
+                met = stop(time, point, float(costs[k]), float(norms[k]))
+                excess[2, k] = -1.0 if met else 1.0
+        return excess
+
+
+# What the numbers of `status` mean.
+REASONS = (
+    "reached the last time",
+    "reached the gradient tolerance",
+    "reached the cost tolerance",
+    "came to where stop is true",
+)
+
+
+class Trajectory:
+    """The solution of dy/dt = velocity(y) at given times, by an integrator.
+
+    The integrator chooses its own steps, whatever the times; they are read off its interpolant.
+
+    Parameters
+    ----------
+    chart : Chart
+        What moves, around the start.
+    times : array_like (T,)
+        Strictly increasing times.
+    ends : Ends
+        What ends it before the last time.
+    progress : bool
+        Whether to show a progress bar.
+    method, rtol, atol, **options
+        The integrator and its options: see `gradient_flow`. For K copies the tolerances are
+        divided by the root of K: an integrator controls the mean of the squared errors of all
+        entries, and so those of every single copy.
+    """
+
+    def __init__(
+        self,
+        chart: Chart,
+        times: ArrayLike,
+        *,
+        ends: Ends,
+        progress: bool,
+        method: str | type[OdeSolver],
+        rtol: float,
+        atol: float,
+        **options: Any,
+    ) -> None:
+        self._solver = _solver(method)
+        self._rtol, self._atol = positive_number("rtol", rtol), positive_number("atol", atol)
+        self._options = _solver_options(options)
+        self._times = increasing_times("times", times)
+        self._ends = ends.checked()
+        self._progress = progress
+        self._chart = chart
+        self._now: tuple[float, Vector] = (self._times[0], chart.state)
+        self._gap: float | None = None  # where the last step met a velocity that is not finite
+        copies = chart.stack or (1,)
+        self._status = np.zeros(copies, dtype=int)
+        self._success = np.ones(copies, dtype=bool)
+        self._end_times = np.full(copies, self._times[-1])
+
+    @property
+    def nfev(self) -> int:
+        """How many gradients were evaluated."""
+        return self._chart.nfev
+
+    def outcome(self) -> Row:
+        """How it has ended: the fields `status`, `success`, `end_times` and `message`."""
+        reasons = [
+            (int(count), REASONS[status])
+            for status, count in zip(*np.unique(self._status, return_counts=True), strict=True)
+        ]
+        if self._chart.stack:
+            fields = self._status, self._success, self._end_times
+            message = ", ".join(f"{count} copies {reason}" for count, reason in reasons)
+        else:
+            fields = int(self._status[0]), bool(self._success[0]), float(self._end_times[0])
+            message = reasons[0][1]
+        if not self._success.all():
+            message += ", at the first time already"
+        return dict(zip(("status", "success", "end_times"), fields, strict=True), message=message)
+
+    def reached(self) -> tuple[float, Row]:
+        """The time of the last step, and the row there."""
+        time, state = self._now
+        return time, self._observe(time, state)
+
+    def __iter__(self) -> Generator[tuple[float, Row]]:
+        """The rows at the times; the last one where all copies have come to an end."""
+        times = self._times
+        yield times[0], self._observe(times[0], self._chart.state)
+        if len(times) == 1:
+            return
+        if self._starts_at_its_end():
+            return
+        due = 1
+        with _progress_bar(times, self._progress) as show:
+            for solver in self._steps():
+                end, chart = solver.t, self._chart
+                over = (self._excess(end, chart, solver.y) <= 0).any(axis=0) & (self._status == 0)
+                path = None
+                if over.any() or times[due] <= end:
+                    path = solver.dense_output()  # costs gradients
+                rest = {}
+                for k in np.flatnonzero(over):
+                    rest[k] = self._end(path, k, solver.t_old, end)
+                state_at = _resting(path, rest, self._end_times)
+                is_over = bool(self._status.all())
+                if is_over:
+                    end = self._end_times.max()
+                while due < len(times) and times[due] <= end:
+                    yield times[due], self._observe(times[due], state_at(times[due]))
+                    due += 1
+                if is_over and times[due - 1] < end:
+                    yield end, self._observe(end, state_at(end))
+                show(end, chart, solver.y)
+                if is_over:
+                    return
+                self._now = end, solver.y
+                if rest:
+                    self._chart = chart.halted(self._status > 0, state_at(end))
+                else:
+                    self._chart = chart.renewed(solver.y) or chart
+
+    def _starts_at_its_end(self) -> bool:
+        """Whether all copies are at an end from the start; those that are get a warning."""
+        time, chart = self._times[0], self._chart
+        excess = self._excess(time, chart, chart.state)
+        over = (excess <= 0).any(axis=0)
+        if over.any():
+            self._status[over] = 1 + np.argmin(excess[:, over], axis=0)
+            self._success[over], self._end_times[over] = False, time
+            who = f"{over.sum()} of {over.size} copies" if chart.stack else "the flow"
+            # Of the caller of gradient_flow: record and two frames of this module are between.
+            warnings.warn(f"{who} {REASONS[self._status[over][0]]} {_SADDLE}", stacklevel=5)
+            self._chart = chart.halted(over, chart.state)
+        return bool(over.all())
+
+    def _end(self, path: Any, k: int, start: float, end: float) -> Vector:
+        """Where a copy comes to its end within a step: its state, kept with the time and reason."""
+        chart = self._chart
+
+        def excess(time: float) -> Vector:
+            piece = chart.only(k, path(time))
+            return self._excess(time, piece, piece.state)[:, 0]
+
+        time = end
+        if excess(start).min() > 0 >= excess(end).min():
+            span = end - start  # brentq wants a tolerance beside zero
+            place = brentq(lambda x: excess(start + x * span).min(), 0.0, 1.0, xtol=1e-12)
+            time = start + place * span
+        self._status[k], self._end_times[k] = 1 + np.argmin(excess(time)), time
+        return _rows(path(time), chart)[k]
+
+    def _excess(self, time: float, chart: Chart, state: Vector) -> Vector:
+        with _defined_at(time):
+            return self._ends.excess(time, chart, state)
+
+    def _observe(self, time: float, state: Vector) -> Row:
+        with _defined_at(time):
+            return self._chart.observe(state)
+
+    def _steps(self) -> Iterator[Any]:
+        """The integrator, after each of its steps; a new one where the chart has changed."""
+        time, last = self._times[0], self._times[-1]
+        options = self._options
+        while time < last:
+            chart, copies = self._chart, len(self._status)
+            self._is_first = True
+            with self._explaining(time):
+                solver: Any = self._solver(
+                    lambda t, y, chart=chart: self._finite_velocity(chart, t, y),
+                    time,
+                    chart.state,
+                    last,
+                    # SciPy warns of less than it can hold.
+                    rtol=max(self._rtol / copies**0.5, min(self._rtol, 1e-13)),
+                    atol=self._atol / copies**0.5 * chart.scale,
+                    **options,
+                )
+            while solver.status == "running" and self._chart is chart:
+                self._gap = None
+                with self._explaining(solver.t):
+                    message = solver.step()
+                if solver.status == "failed" or not np.isfinite(solver.y).all():
+                    raise self._failure(
+                        solver.t, message or "The flow left the range of floating-point numbers."
+                    )
+                yield solver
+            time = solver.t
+            options = {name: v for name, v in self._options.items() if name != "first_step"}
+            if isinstance(solver, _ONE_STEP) and time < last:
+                options["first_step"] = min(solver.h_abs, last - time)
+
+    def _finite_velocity(self, chart: Chart, time: float, state: Vector) -> Vector:
+        # A trial step that overflows has no velocity; NaN makes the integrator shorten it.
+        undefined = np.full_like(state, np.nan)
+        if not np.isfinite(state).all():
+            return undefined
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                velocity = chart.velocity(state)
+        except NotFiniteError:
+            velocity = undefined
+        except BaseException:
+            self._gap = None  # it is this error that ends the flow
+            raise
+        if not np.isfinite(velocity).all():
+            self._gap = time
+            if self._is_first:  # no shorter step helps
+                raise self._failure(time, "")
+        self._is_first = False
+        return velocity
+
+    @contextmanager
+    def _explaining(self, time: float) -> Iterator[None]:
+        """Errors that an integrator makes of a velocity that is not finite become a FlowError."""
+        try:
+            yield
+        except (ArithmeticError, ValueError) as error:  # LinAlgError is a ValueError
+            if self._gap is None:
+                raise
+            raise self._failure(time, str(error)) from error
+
+    def _failure(self, time: float, reason: str) -> FlowError:
+        if self._gap is None:
+            reason = f"{reason} Another method or other tolerances may do."
+        else:
+            reason = f"the gradient is not finite at time {self._gap:g}"
+        return FlowError(
+            f"the integrator {self._solver.__name__} failed at time {time:g}: {reason}"
+        )
+
+
+def _rows(state: Vector, chart: Chart) -> Vector:
+    """The states of the copies."""
+    return state.reshape(*(chart.stack or (1,)), -1)
+
+
+def _resting(
+    path: Callable[[float], Vector] | None, rest: dict[int, Vector], end_times: Vector
+) -> Callable[[float], Vector]:
+    """A path on which some copies rest where they have come to their ends."""
+
+    def state_at(time: float) -> Vector:
+        assert path is not None  # whoever asks has it
+        state = np.array(path(time))
+        rows = state.reshape(len(end_times), -1)
+        for k, row in rest.items():
+            if end_times[k] <= time:
+                rows[k] = row
+        return state
+
+    return state_at
+
+
+@contextmanager
+def _defined_at(time: float) -> Iterator[None]:
+    """A gradient that turns out not to be finite ends the flow."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise FlowError(f"the gradient is not finite at time {time:g}: {error}") from error
+
+
+@contextmanager
+def _progress_bar(times: Vector, visible: bool) -> Iterator[Callable[[float, Chart, Vector], None]]:
+    first, last = float(times[0]), float(times[-1])
+    layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+    with tqdm(total=last - first, disable=not visible, bar_format=layout) as bar:
+
+        def show(time: float, chart: Chart, state: Vector) -> None:
+            if visible:
+                cost = float(np.mean(chart.costs(state)))
+                bar.set_description_str(
+                    f"t = {time:.4g} of {last:.4g}, cost {cost:.4g}", refresh=False
+                )
+                bar.update(time - first - bar.n)
+
+        yield show
+
+
+def _solver(method: Any) -> type[OdeSolver]:
+    solver = getattr(scipy.integrate, method, None) if isinstance(method, str) else method
+    if not (isinstance(solver, type) and issubclass(solver, OdeSolver)):
+        raise ValueError(f"method must be an integrator of scipy.integrate, got {method!r}")
+    return solver
+
+
+def _solver_options(options: dict[str, Any]) -> dict[str, Any]:
+    reserved = {"args", "dense_output", "events", "fun", "t_eval", "t_span", "vectorized", "y0"}
+    if taken := reserved.intersection(options):
+        raise TypeError(f"options must not contain {', '.join(sorted(taken))}: the flow sets them")
+    for name in {"first_step", "max_step"}.intersection(options):
+        if options[name] is not None and not (name == "max_step" and options[name] == np.inf):
+            options[name] = positive_number(name, options[name])
+    return options

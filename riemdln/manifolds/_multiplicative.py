@@ -1,0 +1,247 @@
+"""Multiplicative coordinates: a matrix as X diag(d) Y^T, of which X and Y move.
+
+A flow of a deep linear network never changes the rank of its matrix, and its small singular values
+may be tiny beside the large ones. Entries of the matrix hold neither: an error of them is one of
+the largest singular value. These coordinates hold both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from riemdln._frame import Blocks, Frame
+from riemdln.manifolds._coordinates import CoordinatesBase
+from riemdln.metrics._spectral_at import FrameAt
+
+__all__ = ["MatrixGeometry", "MultiplicativeCoordinates", "factored_frame"]
+
+Array = NDArray[np.floating[Any]]
+
+# Factors are renewed when they have stretched or shrunk any direction by this.
+_WORN = 30.0
+
+# Above this ratio of the least to the largest entry of d the SVD of LAPACK has all the digits that
+# matter: its error is the machine epsilon over the ratio.
+_UNGRADED = 1e-2
+
+
+class MatrixGeometry(NamedTuple):
+    """What a manifold of matrices with a spectral metric says of a frame, or of a place with one.
+
+    Attributes
+    ----------
+    at_frame : callable
+        From a frame to the metric on blocks.
+    covector : callable
+        From a place and a Euclidean gradient there to its blocks.
+    tangent : callable
+        From a place and a tangent vector there to its blocks.
+    point : callable
+        From a place to the point as costs take it.
+    record : callable
+        From a place to the point in the form in which that of the start was given.
+    """
+
+    at_frame: Callable[[Frame], FrameAt]
+    covector: Callable[[Any, Any], Blocks]
+    tangent: Callable[[Any, Any], Blocks]
+    point: Callable[[Any], Any]
+    record: Callable[[Any], Any]
+
+
+class MultiplicativeCoordinates(CoordinatesBase):
+    r"""Two factors of a matrix, W = X diag(d) Y^T, that move while d stays.
+
+    Along a tangent vector U M V^T + Up V^T + U Vp^T in the frame W = U diag(s) V^T, with
+    :math:`\psi_{ij} = 1 / (s_i + s_j)`, they may move by
+
+    .. math::
+
+        \dot X = (U (\psi \circ M) + U_p S^{-1}) \, U^T X, \qquad
+        \dot Y = (V (\psi \circ M)^T + V_p S^{-1}) \, V^T Y,
+
+    for then W moves by that vector. A gradient has M = theta(s_i, s_j) p_ij and so on, so that
+    these velocities are bounded near lower rank if theta(s, t) / (s + t) is. An integrator acts on X
+    and Y from the left: it changes neither the rank of W nor the sign of its determinant, and with
+    X and Y well conditioned a relative error of these is one of every singular value.
+
+    Parameters
+    ----------
+    geometry : MatrixGeometry
+        What the manifold says of frames.
+    frame : Frame
+        That of the point where they start, or of a stack of points: X = U, d = s and Y = V.
+    """
+
+    def __init__(self, geometry: MatrixGeometry, frame: Frame) -> None:
+        U, s, Vt = (np.asarray(part, dtype=np.float64) for part in frame)
+        if np.any(np.diff(s, axis=-1) > 0):
+            order = np.argsort(-s, axis=-1, kind="stable")
+            s = np.take_along_axis(s, order, -1)
+            U = np.take_along_axis(U, order[..., None, :], -1)
+            Vt = np.take_along_axis(Vt, order[..., :, None], -2)
+        self._geometry = geometry
+        self._d = s
+        self._shapes = U.shape[-2:], Vt.mT.shape[-2:]
+        self.stack = s.shape[:-1]
+        # One row for each copy: X and then Y.
+        flat = (*self.stack, -1)
+        self.state = np.concatenate([U.reshape(flat), Vt.mT.reshape(flat)], axis=-1).ravel()
+
+    def at(self, state: Array) -> MultiplicativePlace:
+        """The point of a state, and how it moves."""
+        return MultiplicativePlace(self._geometry, *self._factors(state), self._d)
+
+    def renewed(self, state: Array) -> MultiplicativeCoordinates | None:
+        """New coordinates around a state whose factors are worn, or None while they are not."""
+        for factor in self._factors(state):
+            # Squares suffice: what they lose would be worn by far.
+            stretches = np.linalg.eigvalsh(factor.mT @ factor)
+            if stretches.min() < _WORN**-2 or stretches.max() > _WORN**2:
+                return MultiplicativeCoordinates(self._geometry, self.at(state).frame)
+        return None
+
+    def only(self, copy: int, state: Array) -> MultiplicativeCoordinates:
+        """Coordinates of one copy of a stack, around a state of the whole stack."""
+        X, Y = self._factors(state)
+        return MultiplicativeCoordinates(
+            self._geometry, factored_frame(X[copy], self._d[copy], Y[copy])
+        )
+
+    def _factors(self, state: Array) -> tuple[Array, Array]:
+        (m, r), (n, _) = self._shapes
+        rows = state.reshape(*self.stack, -1)
+        X, Y = rows[..., : m * r], rows[..., m * r :]
+        return X.reshape(*self.stack, m, r), Y.reshape(*self.stack, n, r)
+
+
+class MultiplicativePlace:
+    """A matrix X diag(d) Y^T, or a stack of them, and how its factors move."""
+
+    def __init__(self, geometry: MatrixGeometry, X: Array, Y: Array, d: Array) -> None:
+        self._geometry, self._X, self._Y, self._d = geometry, X, Y, d
+
+    @cached_property
+    def matrix(self) -> Array:
+        """The matrix itself."""
+        return (self._X * self._d[..., None, :]) @ self._Y.mT
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Its frame, with every singular value to relative accuracy."""
+        return factored_frame(self._X, self._d, self._Y, self.matrix)
+
+    @cached_property
+    def point(self) -> Any:
+        """The point, as costs take it."""
+        return self._geometry.point(self)
+
+    @cached_property
+    def record(self) -> Any:
+        """The point in the form in which that of the start was given."""
+        return self._geometry.record(self)
+
+    @property
+    def singular_values(self) -> Array:
+        """Its singular values."""
+        return self.frame.s
+
+    def gradient(self, covector: Any) -> Blocks:
+        """The Riemannian gradient of a Euclidean one."""
+        return self._at.sharp(self._geometry.covector(self, covector))
+
+    def tangent(self, tangent_vector: Any) -> Blocks:
+        """A tangent vector of the manifold."""
+        return self._geometry.tangent(self, tangent_vector)
+
+    def norm(self, Z: Blocks) -> Array:
+        """The norm of a tangent vector in the metric."""
+        return np.sqrt(np.maximum(self._at.inner(Z, Z), 0.0))
+
+    def velocity(self, Z: Blocks) -> Array:
+        """How the factors move when the matrix moves along a tangent vector."""
+        U, s, Vt = self.frame
+        total = s[..., :, None] + s[..., None, :]
+        within = _quotient(Z.M, total)
+        X = _moved(U, within, Z.Up, s, self._X)
+        Y = _moved(Vt.mT, within.mT, Z.Vp, s, self._Y)
+        flat = (*s.shape[:-1], -1)
+        return np.concatenate([X.reshape(flat), Y.reshape(flat)], axis=-1).ravel()
+
+    @cached_property
+    def _at(self) -> FrameAt:
+        return self._geometry.at_frame(self.frame)
+
+
+def _moved(U: Array, within: Array, Up: Array | None, s: Array, X: Array) -> Array:
+    """(U within + Up S^{-1}) U^T X: the velocity of one of the two factors."""
+    motion = U @ within
+    if Up is not None:
+        motion = motion + _quotient(Up, s[..., None, :])
+    return motion @ (U.mT @ X)
+
+
+def _quotient(part: Array, size: Array) -> Array:
+    # What has no size moves nothing, whatever turns it.
+    return np.where(size > 0, part / np.where(size > 0, size, 1.0), 0.0)
+
+
+def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Frame:
+    """The singular value decomposition of X diag(d) Y^T, with every singular value to all digits.
+
+    With X and Y well conditioned the relative error of each singular value is of the order of
+    rounding, whatever the spread of d: what LAPACK's SVD of the product gives is only
+    right to rounding of the largest one. X and Y are reduced to triangles by QR, and a one-sided
+    Jacobi method decomposes what is left, which is well conditioned but for a scaling of its columns.
+
+    Parameters
+    ----------
+    X : array (..., m, r)
+        The left factor.
+    d : array (..., r)
+        Nonnegative and descending.
+    Y : array (..., n, r)
+        The right factor.
+    W : array (..., m, n), optional
+        The product, if it is there already.
+
+    Returns
+    -------
+    Frame
+
+    References
+    ----------
+    - J. Demmel, M. Gu, S. Eisenstat, I. Slapnicar, K. Veselic, Z. Drmac. Computing the singular
+      value decomposition with high relative accuracy. Linear Algebra Appl. 299, 1999.
+    - Z. Drmac, K. Veselic. New fast and accurate Jacobi SVD algorithm. SIAM J. Matrix Anal. Appl.
+      29, 2008.
+    """
+    graded = d[..., -1] < _UNGRADED * d[..., 0]
+    if d.ndim == 1 and graded:
+        return Frame(*_jacobi_frame(X, d, Y))
+    if W is None:
+        W = (X * d[..., None, :]) @ Y.mT
+    r = d.shape[-1]
+    U, s, Vt = np.linalg.svd(W, full_matrices=False)
+    for k in np.argwhere(graded):
+        where = tuple(k)
+        U[where], s[where], Vt[where] = _jacobi_frame(X[where], d[where], Y[where])
+    return Frame(U[..., :r], s[..., :r], Vt[..., :r, :])
+
+
+def _jacobi_frame(X: Array, d: Array, Y: Array) -> tuple[Array, Array, Array]:
+    (Q, R), (P, T) = np.linalg.qr(X), np.linalg.qr(Y)
+    # The transpose T D R^T of the core has its columns graded as d is, for D R^T D^{-1} is
+    # triangular with entries that are not large. joba=0 promises just that; jobr=jobp=0: tiny
+    # columns are neither dropped nor disturbed.
+    core = (T * d) @ R.T
+    s, left, right, work, _, info = lapack.dgejsv(core, joba=0, jobu=0, jobv=0, jobr=0, jobp=0)
+    if info or not np.isfinite(s).all():
+        raise np.linalg.LinAlgError(f"the Jacobi method did not converge: info = {info}")
+    return Q @ right, s * (work[0] / work[1]), (P @ left).T
