@@ -85,10 +85,11 @@ def record(kind: type[F], run: Run) -> F:
                 if time > rows[-1]["times"]:
                     keep(time, row)
             copies = np.shape(rows[0]["costs"])
-            status, end = np.full(copies, -1)[()], np.full(copies, rows[-1]["times"])[()]
+            status = np.full(copies, -1) if copies else -1
+            end = np.full(copies, rows[-1]["times"]) if copies else rows[-1]["times"]
             error.result = result(  # type: ignore[attr-defined]
                 status=status,
-                success=status >= 0,
+                success=np.zeros(copies, dtype=bool) if copies else False,
                 end_times=end,
                 message=f"stopped by {type(error).__name__}",
             )

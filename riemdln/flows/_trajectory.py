@@ -322,13 +322,15 @@ class Trajectory:
                     **options,
                 )
             while solver.status == "running" and self._chart is chart:
-                self._gap = None
+                self._gap, before = None, solver.t
                 with self._explaining(solver.t):
                     message = solver.step()
                 if solver.status == "failed" or not np.isfinite(solver.y).all():
                     raise self._failure(
                         solver.t, message or "The flow left the range of floating-point numbers."
                     )
+                if solver.t == before:
+                    raise self._failure(solver.t, "Its steps are too small to be told apart.")
                 yield solver
             time = solver.t
             options = {name: v for name, v in self._options.items() if name != "first_step"}

@@ -441,7 +441,7 @@ class ProductPlace:
 
 
 def require_frame(name: str, point: Any, m: int, n: int, k: int) -> Frame:
-    """The factors of a matrix u diag(s) vt, or of a stack of them, if they have the right shapes."""
+    """The factors of a matrix u diag(s) vt, or of a stack, if they have the right shapes."""
     if not isinstance(point, Sequence) or len(point) != 3:
         raise ValueError(f"{name} must be a triple (u, s, vt), got {point!r}")
     u, s, vt = (

@@ -67,9 +67,9 @@ class MultiplicativeCoordinates(CoordinatesBase):
         \dot Y = (V (\psi \circ M)^T + V_p S^{-1}) \, V^T Y,
 
     for then W moves by that vector. A gradient has M = theta(s_i, s_j) p_ij and so on, so that
-    these velocities are bounded near lower rank if theta(s, t) / (s + t) is. An integrator acts on X
-    and Y from the left: it changes neither the rank of W nor the sign of its determinant, and with
-    X and Y well conditioned a relative error of these is one of every singular value.
+    these velocities are bounded near lower rank if theta(s, t) / (s + t) is. An integrator acts on
+    X and Y from the left: it changes neither the rank of W nor the sign of its determinant, and
+    with X and Y well conditioned a relative error of these is one of every singular value.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Fram
     With X and Y well conditioned the relative error of each singular value is of the order of
     rounding, whatever the spread of d: what LAPACK's SVD of the product gives is only
     right to rounding of the largest one. X and Y are reduced to triangles by QR, and a one-sided
-    Jacobi method decomposes what is left, which is well conditioned but for a scaling of its columns.
+    Jacobi method decomposes what is left, well conditioned but for the scales of its columns.
 
     Parameters
     ----------
