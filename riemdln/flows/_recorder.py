@@ -23,6 +23,7 @@ from riemdln._arrays import (
     increasing_times,
     positive_number,
 )
+from riemdln.flows._cvode import CVODE, sundials
 from riemdln.flows._results import Flow, FlowError
 
 __all__ = ["Run", "Trajectory", "record"]
@@ -284,9 +285,14 @@ def _progress_bar(times: Vector, visible: bool) -> Iterator[Callable[[float], No
 
 
 def _solver(method: Any) -> type[OdeSolver]:
+    if method == "CVODE":
+        sundials()  # refuses it where it is not installed
+        return CVODE
     solver = getattr(scipy.integrate, method, None) if isinstance(method, str) else method
     if not (isinstance(solver, type) and issubclass(solver, OdeSolver)):
-        raise ValueError(f"method must be an integrator of scipy.integrate, got {method!r}")
+        raise ValueError(
+            f'method must be an integrator of scipy.integrate or "CVODE", got {method!r}'
+        )
     return solver
 
 
