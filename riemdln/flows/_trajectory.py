@@ -25,6 +25,7 @@ from riemdln._arrays import (
     positive_number,
     real_number,
 )
+from riemdln.flows._cvode import CVODE, sundials
 from riemdln.flows._recorder import Row
 from riemdln.flows._results import FlowError
 
@@ -426,9 +427,14 @@ def _progress_bar(times: Vector, visible: bool) -> Iterator[Callable[[float, Cha
 
 
 def _solver(method: Any) -> type[OdeSolver]:
+    if method == "CVODE":
+        sundials()  # refuses it where it is not installed
+        return CVODE
     solver = getattr(scipy.integrate, method, None) if isinstance(method, str) else method
     if not (isinstance(solver, type) and issubclass(solver, OdeSolver)):
-        raise ValueError(f"method must be an integrator of scipy.integrate, got {method!r}")
+        raise ValueError(
+            f'method must be an integrator of scipy.integrate or "CVODE", got {method!r}'
+        )
     return solver
 
 
