@@ -28,8 +28,8 @@ __all__ = ["network_flow"]
 
 Vector = NDArray[np.floating[Any]]
 
-# Bases are renewed when the weights of a neuron have grown or shrunk by this, or leave others hardly
-# any room of their own.
+# Bases are renewed when the weights of a neuron have grown or shrunk by this, or hardly differ from
+# those of others.
 _WORN = 30.0
 
 # Neurons with smaller weights than this have none.
@@ -117,12 +117,11 @@ def network_flow(
     True
     """
     asked = Asked(problem)
-    layers = chained_layers("layers", layers)
+    start = [layer.astype(np.float64) for layer in chained_layers("layers", layers)]
     point_of = getattr(problem.manifold, "from_layers", end_to_end)
-    coordinates_around(problem.manifold, point_of(layers), "the end-to-end matrix of layers")
-    layers = [layer.astype(np.float64) for layer in layers]
+    coordinates_around(problem.manifold, point_of(start), "the end-to-end matrix of layers")
     trajectory = Trajectory(
-        _Layers(asked, point_of, _MARGIN * (rtol + atol), *_in_bases_of_sizes(layers)),
+        _Layers(asked, point_of, _MARGIN * (rtol + atol), *_in_bases_of_sizes(start)),
         times,
         ends=Ends(gradient_tolerance, cost_tolerance, stop),
         progress=progress,
@@ -274,11 +273,11 @@ class _Layers:
     def only(self, copy: int, state: Vector) -> _Layers:
         return self._with(self._layers(state), self._turns, self._conserved, self._drifts)
 
-    def _with(self, *parts: list[Vector]) -> _Layers:
+    def _with(self, *parts: list[Any]) -> _Layers:
         return _Layers(self._asked, self._point_of, self._tolerance, *parts)
 
     def _singular_values(self, layers: list[Vector]) -> Row:
-        """The singular values of the end-to-end matrix, and how far errors of weights move them.
+        """The singular values of the end-to-end matrix, and what errors of weights do to them.
 
         To first order an error dL_j moves s_i by u_i^T (L_N ... L_{j+1}) dL_j (L_{j-1} ... L_1) v_i.
         Where the neurons' weights are well conditioned but for their sizes, it moves none by more

@@ -42,9 +42,9 @@ _ONE_STEP = (
 )
 
 _SADDLE = (
-    "at its first time already. Near a saddle, a point where the gradient vanishes but the cost can "
-    "still fall, the gradient is small before the flow has begun: that is no convergence. Start "
-    "farther away, or ask for less"
+    "at its first time already. Near a saddle, a point where the gradient vanishes but the cost "
+    "can still fall, the gradient is small before the flow has begun: that is no convergence. "
+    "Start farther away, or ask for less"
 )
 
 
@@ -71,7 +71,7 @@ class Chart(Protocol):
     def nfev(self) -> int: ...
 
     def velocity(self, state: Vector) -> Vector:
-        """How a state moves. Where it is not finite, or raises NotFiniteError, steps are shorter."""
+        """How a state moves; steps are shortened where it is not finite or a NotFiniteError."""
         ...
 
     def costs(self, state: Vector) -> Any:
@@ -189,7 +189,7 @@ class Trajectory:
         atol: float,
         **options: Any,
     ) -> None:
-        self._solver = _solver(method)
+        self._method: Any = _solver(method)
         self._rtol, self._atol = positive_number("rtol", rtol), positive_number("atol", atol)
         self._options = _solver_options(options)
         self._times = increasing_times("times", times)
@@ -214,12 +214,10 @@ class Trajectory:
             (int(count), REASONS[status])
             for status, count in zip(*np.unique(self._status, return_counts=True), strict=True)
         ]
-        if self._chart.stack:
-            fields = self._status, self._success, self._end_times
-            message = ", ".join(f"{count} copies {reason}" for count, reason in reasons)
-        else:
-            fields = int(self._status[0]), bool(self._success[0]), float(self._end_times[0])
-            message = reasons[0][1]
+        fields: tuple[Any, ...] = self._status, self._success, self._end_times
+        message = ", ".join(f"{count} copies {reason}" for count, reason in reasons)
+        if not self._chart.stack:
+            fields, message = tuple(field.item() for field in fields), reasons[0][1]
         if not self._success.all():
             message += ", at the first time already"
         return dict(zip(("status", "success", "end_times"), fields, strict=True), message=message)
@@ -245,9 +243,9 @@ class Trajectory:
                 path = None
                 if over.any() or times[due] <= end:
                     path = solver.dense_output()  # costs gradients
-                rest = {}
-                for k in np.flatnonzero(over):
-                    rest[k] = self._end(path, k, solver.t_old, end)
+                rest = {
+                    k: self._end(path, k, solver.t_old, end) for k in np.flatnonzero(over).tolist()
+                }
                 state_at = _resting(path, rest, self._end_times)
                 is_over = bool(self._status.all())
                 if is_over:
@@ -312,7 +310,7 @@ class Trajectory:
             chart, copies = self._chart, len(self._status)
             self._is_first = True
             with self._explaining(time):
-                solver: Any = self._solver(
+                solver = self._method(
                     lambda t, y, chart=chart: self._finite_velocity(chart, t, y),
                     time,
                     chart.state,
@@ -374,7 +372,7 @@ class Trajectory:
         else:
             reason = f"the gradient is not finite at time {self._gap:g}"
         return FlowError(
-            f"the integrator {self._solver.__name__} failed at time {time:g}: {reason}"
+            f"the integrator {self._method.__name__} failed at time {time:g}: {reason}"
         )
 
 

@@ -220,7 +220,7 @@ class AmbientPlace(ManifoldPlace):
         self._array = array
 
     @cached_property
-    def point(self) -> Any:  # type: ignore[override]
+    def point(self) -> Any:
         """The array, brought back to a manifold that is curved in its space."""
         if self._manifold.dim == self._array.size:
             return self._array

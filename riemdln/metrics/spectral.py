@@ -105,7 +105,7 @@ class SpectralMetric(Metric):
             return bool(np.all(self._kernel(zero, zero) == 0))
 
     @property
-    def keeps_rank(self) -> bool:
+    def keeps_rank(self) -> bool:  # type: ignore[override]
         """Whether no flow changes the rank: where theta(s, t) / (s + t) is bounded near zero."""
         s = 10.0 ** -np.arange(0.0, 301.0, 20.0)
         with np.errstate(all="ignore"):
