@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pymanopt import Problem
 from scipy.integrate import OdeSolver
 
-from riemdln._arrays import chained_layers
+from riemdln._arrays import chained_layers, positive_number
 from riemdln._frame import Frame, whole_frame
 from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row, record
@@ -120,8 +120,10 @@ def network_flow(
     start = [layer.astype(np.float64) for layer in chained_layers("layers", layers)]
     point_of = getattr(problem.manifold, "from_layers", end_to_end)
     coordinates_around(problem.manifold, point_of(start), "the end-to-end matrix of layers")
+    tolerance = _MARGIN * (positive_number("rtol", rtol) + positive_number("atol", atol))
+    turned, bases = _in_bases_of_sizes(start)
     trajectory = Trajectory(
-        _Layers(asked, point_of, _MARGIN * (rtol + atol), *_in_bases_of_sizes(start)),
+        _Layers(asked, point_of, tolerance, turned, bases, drifts=_roundings(start, bases)),
         times,
         ends=Ends(gradient_tolerance, cost_tolerance, stop),
         progress=progress,
@@ -187,15 +189,8 @@ class _Layers:
         self._shapes = [layer.shape for layer in layers]
         self._ends = np.cumsum([layer.size for layer in layers])[:-1]
         self.state = _flat(layers)
-        # A weight is as small as the smaller one of the two neurons that it joins.
         self._sizes = [np.linalg.norm(stacked, axis=0) for stacked in _stacked(layers)]
-        ends = np.ones(layers[0].shape[1]), *self._sizes, np.ones(len(layers[-1]))
-        self.scale = _flat(
-            [
-                np.maximum(np.minimum(above[:, None], below[None, :]), _TINY)
-                for below, above in pairwise(ends)
-            ]
-        )
+        self.scale = _flat(_scales(layers))
         self._seen: tuple[Vector, Any, list[Vector]] | None = None
 
     @property
@@ -331,6 +326,25 @@ def _in_bases_of_sizes(layers: list[Vector]) -> tuple[list[Vector], list[Vector]
     return [Q.T @ W @ P for P, W, Q in zip(before, layers, after, strict=True)], bases
 
 
+def _scales(layers: list[Vector]) -> list[Vector]:
+    """The scale of each weight: the smaller one of the sizes of the two neurons that it joins."""
+    sizes = [np.linalg.norm(stacked, axis=0) for stacked in _stacked(layers)]
+    ends = np.ones(layers[0].shape[1]), *sizes, np.ones(len(layers[-1]))
+    return [np.maximum(np.minimum(above[:, None], below), _TINY) for below, above in pairwise(ends)]
+
+
+def _roundings(layers: list[Vector], bases: list[Vector]) -> list[Vector]:
+    """How far rounding errors of turning layers may move each hidden neuron, in proportion."""
+    before, after = [np.eye(layers[0].shape[1]), *bases], [*bases, np.eye(len(layers[-1]))]
+    errors, turned = (
+        [f(Q).T @ f(W) @ f(P) for P, W, Q in zip(before, layers, after, strict=True)]
+        for f in (np.abs, np.asarray)
+    )
+    eps = np.finfo(float).eps
+    shares = [eps * e / scale for e, scale in zip(errors, _scales(turned), strict=True)]
+    return [np.maximum(below.max(axis=1), above.max(axis=0)) for below, above in pairwise(shares)]
+
+
 def _right_singular_vectors(A: Vector) -> Vector:
     """A whole basis of right singular vectors of a matrix whose columns may be of any sizes."""
     rows, columns = A.shape
@@ -348,19 +362,19 @@ def _right_singular_vectors(A: Vector) -> Vector:
 def _end_to_end_frame(layers: list[Vector], sizes: list[Vector]) -> tuple[Frame, float]:
     """The frame of the end-to-end matrix, and the condition of the weights but for their sizes.
 
-    W = X D Y^T with the outer layers, scaled by the sizes of their neurons, in X and Y, and the
-    triangular factors of what is between them, of which D is the diagonal.
+    W = X D Y^T with the outer layers, scaled by the sizes of their neurons, in X and Y, and with
+    the factors Q and R of what is between them, D the diagonal of R.
     """
     widths = [len(size) for size in sizes]
     if not sizes or max(widths) > min(len(layers[-1]), layers[0].shape[1]):
         return whole_frame(end_to_end(layers)), np.inf
     above, below = (np.where(size > 0, size, 1.0) for size in (sizes[-1], sizes[0]))
-    between = reduce(lambda product, layer: layer @ product, layers[1:-1], np.diag(below))
-    left, right = scipy.linalg.lu(above[:, None] * between, permute_l=True)
-    d = np.diag(right)
-    X = layers[-1] / above @ left
-    Y = (layers[0].T / below) @ (right / np.where(d == 0, 1.0, d)[:, None]).T
-    X = X * np.where(d < 0, -1.0, 1.0)
-    order = np.argsort(-np.abs(d), kind="stable")
-    X, d, Y = X[:, order], np.abs(d)[order], Y[:, order]
-    return factored_frame(X, d, Y), float(np.linalg.cond(X) + np.linalg.cond(Y))
+    between = above[:, None] * reduce(lambda product, W: W @ product, layers[1:-1], np.diag(below))
+    # With rows in the order of their sizes and pivoted columns, an error of a row is small beside
+    # that row, so that small neurons keep their digits.
+    order = np.argsort(-np.linalg.norm(between, axis=1), kind="stable")
+    Q, R, pivots = scipy.linalg.qr(between[order], mode="economic", pivoting=True)
+    d = np.diag(R)
+    X = (layers[-1] / above)[:, order] @ (Q * np.where(d < 0, -1.0, 1.0))
+    Y = (layers[0].T / below)[:, pivots] @ (R / np.where(d == 0, 1.0, d)[:, None]).T
+    return factored_frame(X, np.abs(d), Y), float(np.linalg.cond(X) + np.linalg.cond(Y))
