@@ -196,7 +196,7 @@ class Trajectory:
         self._ends = ends.checked()
         self._progress = progress
         self._chart = chart
-        self._now: tuple[float, Vector] = (self._times[0], chart.state)
+        self._now = self._times[0], chart, chart.state
         self._gap: float | None = None  # where the last step met a velocity that is not finite
         copies = chart.stack or (1,)
         self._status = np.zeros(copies, dtype=int)
@@ -224,13 +224,13 @@ class Trajectory:
 
     def reached(self) -> tuple[float, Row]:
         """The time of the last step, and the row there."""
-        time, state = self._now
-        return time, self._observe(time, state)
+        time, chart, state = self._now
+        return time, self._observe(time, chart, state)
 
     def __iter__(self) -> Generator[tuple[float, Row]]:
         """The rows at the times; the last one where all copies have come to an end."""
         times = self._times
-        yield times[0], self._observe(times[0], self._chart.state)
+        yield times[0], self._observe(times[0], self._chart, self._chart.state)
         if len(times) == 1:
             return
         if self._starts_at_its_end():
@@ -251,14 +251,14 @@ class Trajectory:
                 if is_over:
                     end = self._end_times.max()
                 while due < len(times) and times[due] <= end:
-                    yield times[due], self._observe(times[due], state_at(times[due]))
+                    yield times[due], self._observe(times[due], chart, state_at(times[due]))
                     due += 1
                 if is_over and times[due - 1] < end:
-                    yield end, self._observe(end, state_at(end))
+                    yield end, self._observe(end, chart, state_at(end))
                 show(end, chart, solver.y)
                 if is_over:
                     return
-                self._now = end, solver.y
+                self._now = end, chart, solver.y
                 if rest:
                     self._chart = chart.halted(self._status > 0, state_at(end))
                 else:
@@ -298,9 +298,9 @@ class Trajectory:
         with _defined_at(time):
             return self._ends.excess(time, chart, state)
 
-    def _observe(self, time: float, state: Vector) -> Row:
+    def _observe(self, time: float, chart: Chart, state: Vector) -> Row:
         with _defined_at(time):
-            return self._chart.observe(state)
+            return chart.observe(state)
 
     def _steps(self) -> Iterator[Any]:
         """The integrator, after each of its steps; a new one where the chart has changed."""
