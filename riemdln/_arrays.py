@@ -93,6 +93,22 @@ def certain(condition: Array, *, otherwise: bool) -> bool:
     return otherwise if is_traced(condition) else bool(condition)
 
 
+def everywhere(condition: Array, *, otherwise: bool) -> bool:
+    """Whether a condition holds for all entries, or `otherwise` where they are not known yet."""
+    if type(condition) is np.bool_:
+        return bool(condition)
+    if type(condition) is np.ndarray:
+        return bool(condition.all())
+    return certain(namespace(condition).all(condition), otherwise=otherwise)
+
+
+def paired(a: Array, b: Array) -> Array:
+    """The sum of the products of the entries of two matrices, or of each two of stacks."""
+    if type(a) is type(b) is np.ndarray and a.ndim == b.ndim == 2:
+        return np.vdot(a, b)  # which writes no matrix of products
+    return namespace(a).sum(a * b, axis=(-2, -1))
+
+
 def to_numpy(array: Array) -> np.ndarray:
     """The values of an array as one of NumPy."""
     if isinstance(array, np.ndarray):
@@ -218,8 +234,7 @@ def finite(name: str, value: Array) -> Array:
     # A product tells of NaN and infinity at the least cost, unless it overflows.
     if type(value) is np.ndarray and math.isfinite(np.vdot(value, value)):
         return value
-    xp = namespace(value)
-    if not certain(xp.all(xp.isfinite(value)), otherwise=True):
+    if not everywhere(namespace(value).isfinite(value), otherwise=True):
         raise NotFiniteError(f"{name} must be finite, but it contains NaN or infinity")
     return value
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from riemdln._arrays import Array, certain, device, limits, namespace
+from riemdln._arrays import Array, device, everywhere, limits, namespace
 
 __all__ = ["Blocks", "Frame", "singular_frame"]
 
@@ -209,7 +209,7 @@ def singular_frame(W: Array) -> Frame:
     with np.errstate(over="ignore"):
         norm = xp.linalg.vector_norm(W, axis=(-2, -1), keepdims=True)
     tiny, largest = limits(W).tiny ** 0.5 / limits(W).eps, limits(W).max ** 0.5
-    if certain(xp.all((norm > tiny) & (norm < largest)), otherwise=False):
+    if everywhere((norm > tiny) & (norm < largest), otherwise=False):
         unit, s = W / norm, norm[..., 0]
     else:
         # The squares of small or large entries are lost; scaled by the largest entry they are not.

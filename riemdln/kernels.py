@@ -20,6 +20,7 @@ from riemdln._arrays import (
     Array,
     certain,
     device,
+    everywhere,
     floating_arrays,
     limits,
     namespace,
@@ -332,7 +333,7 @@ class DeepLinearKernel(Kernel):
         close = xp.abs(a - b) <= _CLOSE * xp.maximum(a, b)
         run = (a - b) * (a + b)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            if same or certain(xp.all(a == b), otherwise=False):
+            if same or everywhere(a == b, otherwise=False):
                 return self._slope(a, t)
             rise = self._above_zero(a, t) - self._above_zero(b, t)
             quotient = rise / xp.where(close, 1.0, run)

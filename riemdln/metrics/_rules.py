@@ -30,7 +30,7 @@ from autograd.extend import defvjp, primitive
 from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval, isbox
 
-from riemdln._arrays import Array, certain, is_traced, limits, namespace
+from riemdln._arrays import Array, everywhere, is_traced, limits, namespace
 from riemdln._frame import singular_frame
 from riemdln.metrics._at import MetricAt
 
@@ -124,7 +124,7 @@ def _along(X: Array, W: Array, function: Callable[[Array], Array]) -> Array:
         xp.where(frame.s > frame.rounding, frame.s, frame.s[..., :1]), axis=-1, keepdims=True
     )
     largest = xp.max(frame.s, axis=-1, keepdims=True)
-    if not certain(xp.all(least * limits(w).eps ** -0.4 >= largest), otherwise=True):
+    if not everywhere(least * limits(w).eps ** -0.4 >= largest, otherwise=True):
         warnings.warn(
             "second derivatives of a metric lose as many digits as the condition number of W has, "
             f"of which the largest is {float(xp.max(largest / least)):.1e}",

@@ -18,11 +18,13 @@ from riemdln._arrays import (
     NotFiniteError,
     certain,
     diagonal_matrix,
+    everywhere,
     finite,
     like,
     limits,
     matching_matrix,
     namespace,
+    paired,
 )
 from riemdln._frame import Blocks, Frame
 from riemdln._memory import Memory
@@ -52,13 +54,16 @@ class FrameAt(MetricAt):
     def __init__(self, kernel: Kernel, frame: Frame) -> None:
         self.kernel, self.frame = kernel, frame
         self.theta = self._factors(frame.s)
-        xp = namespace(frame.s)
-        for theta in self.theta.parts():
-            # Of a NaN no comparison is true.
-            if not certain(xp.all((theta >= 0) & (theta < math.inf)), otherwise=True):
-                # A trial step that leads out of range is shortened; a wrong kernel stays wrong.
-                overflows = bool(xp.all(theta >= 0))
-                raise (NotFiniteError if overflows else ValueError)(self._what_is_wrong())
+        xp, parts = namespace(self.theta.M), self.theta.parts()
+        axis = None if self.theta.M.ndim == 2 else (-2, -1)
+        # Where a value is NaN, so are both of these, and no comparison is true.
+        self._least = reduce(xp.minimum, [xp.min(part, axis=axis) for part in parts])
+        self._largest = reduce(xp.maximum, [xp.max(part, axis=axis) for part in parts])
+        nonnegative = self._least >= 0
+        if not everywhere(nonnegative & (self._largest < math.inf), otherwise=True):
+            # A trial step that leads out of range is shortened; a wrong kernel stays wrong.
+            overflows = everywhere(nonnegative, otherwise=True)
+            raise (NotFiniteError if overflows else ValueError)(self._what_is_wrong())
 
     def _factors(self, s: Array) -> Blocks:
         """The kernel on the blocks: theta(0, s_j), theta(s_i, s_j) and theta(s_i, 0)."""
@@ -78,21 +83,6 @@ class FrameAt(MetricAt):
             f"{float(xp.max(self._largest)):g}: it must be finite and nonnegative; is W too large?"
         )
 
-    @property
-    def _entries(self) -> Any:
-        """The axes of the entries of a matrix: all of them where there is no stack."""
-        return None if self.theta.M.ndim == 2 else (-2, -1)
-
-    @cached_property
-    def _least(self) -> Array:
-        xp, axis = namespace(self.theta.M), self._entries
-        return reduce(xp.minimum, [xp.min(b, axis=axis) for b in self.theta.parts()])
-
-    @cached_property
-    def _largest(self) -> Array:
-        xp, axis = namespace(self.theta.M), self._entries
-        return reduce(xp.maximum, [xp.max(b, axis=axis) for b in self.theta.parts()])
-
     @cached_property
     def theta_rounding(self) -> Array:
         """Below it theta is lost in the rounding error of sharp, or 1 / theta overflows."""
@@ -103,9 +93,10 @@ class FrameAt(MetricAt):
     def is_regular(self) -> bool:
         """Whether no singular value is a rounding error, and no direction is frozen."""
         (eps, tiny, _), least = limits(self.theta.M), self._least
-        xp, s = namespace(least), self.frame.s
-        clear = xp.all((least > eps * self._largest) & (least > tiny))
-        return certain(clear & xp.all(s > self.frame.rounding), otherwise=False)
+        clear = (least > eps * self._largest) & (least > tiny)
+        return everywhere(clear, otherwise=False) and everywhere(
+            self.frame.s > self.frame.rounding, otherwise=False
+        )
 
     @cached_property
     def inverse(self) -> Blocks:
@@ -151,13 +142,7 @@ class FrameAt(MetricAt):
         return Z.map(lambda block, theta: theta**0.5 * block, self.theta)
 
     def pair(self, p: Blocks, X: Blocks) -> Array:
-        xp = namespace(X.M)
-        axis = None if p.M.ndim == X.M.ndim == 2 else (-2, -1)
-        total = xp.sum(p.M * X.M, axis=axis)
-        for a, b in ((p.Up, X.Up), (p.Vp, X.Vp)):
-            if a is not None:
-                total = total + xp.sum(a * b, axis=axis)
-        return total
+        return sum(map(paired, p.parts(), X.parts()))
 
     def sharp_derivative(self, X: Blocks, p: Blocks) -> Blocks:
         X = self.moving(X)
