@@ -102,6 +102,20 @@ def everywhere(condition: Array, *, otherwise: bool) -> bool:
     return certain(namespace(condition).all(condition), otherwise=otherwise)
 
 
+def least(array: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
+    """The least entry along some axes, NaN where one is."""
+    if type(array) is np.ndarray:  # whose methods take half the time of NumPy's functions
+        return array.min(axis, keepdims=keepdims)
+    return namespace(array).min(array, axis=axis, keepdims=keepdims)
+
+
+def largest(array: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
+    """The largest entry along some axes, NaN where one is."""
+    if type(array) is np.ndarray:
+        return array.max(axis, keepdims=keepdims)
+    return namespace(array).max(array, axis=axis, keepdims=keepdims)
+
+
 def paired(a: Array, b: Array) -> Array:
     """The sum of the products of the entries of two matrices, or of each two of stacks."""
     if type(a) is type(b) is np.ndarray and a.ndim == b.ndim == 2:
@@ -221,7 +235,7 @@ def floating_array(name: str, value: Any) -> Array:
 
 def floating_arrays(**values: Any) -> list[Array]:
     """The values as floating arrays; numbers take the dtype and the device of the arrays."""
-    if all(type(value) is np.ndarray for value in values.values()):
+    if {*map(type, values.values())} == {np.ndarray}:
         return [floating_array(name, value) for name, value in values.items()]
     is_number = {name: isinstance(value, (int, float)) for name, value in values.items()}
     arrays = {n: None if is_number[n] else floating_array(n, v) for n, v in values.items()}

@@ -289,12 +289,12 @@ class DeepLinearKernel(Kernel):
         if depth == 1:
             return _filled(1.0, s, t)
         if depth in _FEW_LAYERS:
-            # The sum over layers by Horner's rule: no term cancels another one.
+            # The sum over layers, in which no term cancels another one.
             a, b = s ** (2 / depth), t ** (2 / depth)
-            total = a + b
-            for layer in range(2, int(depth)):
-                total = total * a + b**layer
-            return total
+            if depth == 2:
+                return a + b
+            squares = a * a + b * b
+            return squares + a * b if depth == 3 else squares * (a + b)
         xp = namespace(s, t)
         root_s, root_t = xp.sqrt(s), xp.sqrt(t)
         (eps, tiny, _) = limits(s)

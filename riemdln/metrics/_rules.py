@@ -120,9 +120,8 @@ def _along(X: Array, W: Array, function: Callable[[Array], Array]) -> Array:
     """
     w, x = _constant(W), _constant(X)
     xp, frame = namespace(w), singular_frame(w)
-    least = xp.min(
-        xp.where(frame.s > frame.rounding, frame.s, frame.s[..., :1]), axis=-1, keepdims=True
-    )
+    is_clear = frame.s > frame.rounding[..., None]
+    least = xp.min(xp.where(is_clear, frame.s, frame.s[..., :1]), axis=-1, keepdims=True)
     largest = xp.max(frame.s, axis=-1, keepdims=True)
     if not everywhere(least * limits(w).eps ** -0.4 >= largest, otherwise=True):
         warnings.warn(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from functools import cached_property, reduce
+from operator import mul, truediv
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from riemdln._arrays import (
     diagonal_matrix,
     everywhere,
     finite,
+    largest,
+    least,
     like,
     limits,
     matching_matrix,
@@ -27,7 +30,7 @@ from riemdln._arrays import (
     paired,
 )
 from riemdln._frame import Blocks, Frame
-from riemdln._memory import Memory
+from riemdln._memory import same_array
 from riemdln.kernels import Kernel, filled
 from riemdln.metrics._at import MetricAt, fitting_stack
 from riemdln.metrics._variation import Variation, left_variation
@@ -57,8 +60,8 @@ class FrameAt(MetricAt):
         xp, parts = namespace(self.theta.M), self.theta.parts()
         axis = None if self.theta.M.ndim == 2 else (-2, -1)
         # Where a value is NaN, so are both of these, and no comparison is true.
-        self._least = reduce(xp.minimum, [xp.min(part, axis=axis) for part in parts])
-        self._largest = reduce(xp.maximum, [xp.max(part, axis=axis) for part in parts])
+        self._least = reduce(xp.minimum, [least(part, axis) for part in parts])
+        self._largest = reduce(xp.maximum, [largest(part, axis) for part in parts])
         nonnegative = self._least >= 0
         if not everywhere(nonnegative & (self._largest < math.inf), otherwise=True):
             # A trial step that leads out of range is shortened; a wrong kernel stays wrong.
@@ -92,19 +95,15 @@ class FrameAt(MetricAt):
     @cached_property
     def is_regular(self) -> bool:
         """Whether no singular value is a rounding error, and no direction is frozen."""
-        (eps, tiny, _), least = limits(self.theta.M), self._least
-        clear = (least > eps * self._largest) & (least > tiny)
-        return everywhere(clear, otherwise=False) and everywhere(
-            self.frame.s > self.frame.rounding, otherwise=False
-        )
+        (eps, tiny, _) = limits(self.theta.M)
+        moves = (self._least > eps * self._largest) & (self._least > tiny)
+        return everywhere(moves & (least(self.frame.s, -1) > self.frame.rounding), otherwise=False)
 
     @cached_property
     def inverse(self) -> Blocks:
-        """The factors of flat: 1 / theta, and 0 in frozen directions."""
-        if self.is_regular:
-            return self.theta.map(lambda theta: 1 / theta)
+        """The factors of flat where some direction is frozen: 0 there, and 1 / theta elsewhere."""
         xp, s, level = namespace(self.frame.s), self.frame.s, self.theta_rounding
-        at_rank = self._factors(xp.where(s > self.frame.rounding, s, 0.0))
+        at_rank = self._factors(xp.where(s > self.frame.rounding[..., None], s, 0.0))
 
         def invert(theta: Array, theta_at_rank: Array) -> Array:
             moves = theta_at_rank > level
@@ -133,10 +132,10 @@ class FrameAt(MetricAt):
         return blocks.map(lambda b, factor: xp.where(factor > 0, b, 0.0), self.inverse)
 
     def sharp(self, P: Blocks) -> Blocks:
-        return P.map(lambda block, theta: theta * block, self.theta)
+        return P.map(mul, self.theta)
 
     def flat(self, Z: Blocks) -> Blocks:
-        return Z.map(lambda block, inverse: inverse * block, self.inverse)
+        return Z.map(truediv, self.theta) if self.is_regular else Z.map(mul, self.inverse)
 
     def root(self, Z: Blocks) -> Blocks:
         return Z.map(lambda block, theta: theta**0.5 * block, self.theta)
@@ -333,7 +332,8 @@ class DenseAt(SpectralAt):
     def __init__(self, at: FrameAt, W: Array) -> None:
         super().__init__(at)
         self._W = W
-        self._split = Memory(size=1)
+        # Of the last first argument of inner: itself, its blocks and those of its covector.
+        self._known: tuple[Any, Any, Any] = None, None, None
 
     def split(self, name: str, vector: Array) -> Blocks:
         """The blocks of a matrix."""
@@ -346,10 +346,10 @@ class DenseAt(SpectralAt):
     def inner(self, X: Array, Y: Array) -> Array:
         """The inner product; the blocks of X are remembered, as solvers ask for its norm first."""
         Y = X if Y is X else fitting_stack(Y, X)
-        known = self._split.find(X)
-        if known is None:
+        known, x, covector = self._known
+        if not same_array(known, X):
             x = self.split("X", X)
-            known = x, self.on_blocks.flat(x)
-            self._split.put(X, known)
-        x, covector = known
+            covector = self.on_blocks.flat(x)
+            if type(X) is np.ndarray:
+                self._known = X.copy(), x, covector
         return self.on_blocks.pair(covector, x if Y is X else self.split("Y", Y))
