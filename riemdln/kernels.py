@@ -28,6 +28,7 @@ from riemdln._arrays import (
     positive_number,
     real_depth,
 )
+from riemdln._differences import CENTRAL
 
 __all__ = ["DeepLinearKernel", "FunctionKernel", "Kernel", "as_kernel"]
 
@@ -524,8 +525,11 @@ def _numerical_divided_difference(kernel: Kernel, a: Array, b: Array, t: Array) 
         return quotient
     # A relative step of eps^(1/5) balances the error of fourth order against rounding.
     step, square = eps**0.2, (a**2 + b**2) / 2
-    places = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
     slope = variation(
-        [(weight, kernel(xp.sqrt(square * (1 + place * step)), t)) for place, weight in places]
+        [
+            (sign * weight, kernel(xp.sqrt(square * (1 + sign * place * step)), t))
+            for place, weight in CENTRAL
+            for sign in (1, -1)
+        ]
     )
     return xp.where(close, slope / xp.where(square > 0, square * step, 1.0), quotient)

@@ -31,6 +31,7 @@ from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval, isbox
 
 from riemdln._arrays import Array, everywhere, is_traced, limits, namespace
+from riemdln._differences import central_difference
 from riemdln._frame import singular_frame
 from riemdln.metrics._at import MetricAt
 
@@ -134,10 +135,7 @@ def _along(X: Array, W: Array, function: Callable[[Array], Array]) -> Array:
     size = xp.linalg.vector_norm(x, axis=(-2, -1), keepdims=True)
     step = step / xp.where(size > 0, size, 1.0)
     step = xp.where(step > 0, step, 1.0)
-    return sum(
-        weight / step * (function(W + place * step * X) - function(W - place * step * X))
-        for place, weight in ((1, 2 / 3), (2, -1 / 12))
-    )
+    return central_difference(lambda h: function(W + h * X), step)
 
 
 def _constant(array: Array) -> Array:
