@@ -50,7 +50,7 @@ class Blocks:
 
     def parts(self) -> list[Array]:
         """The blocks of the tangent space that there are: M, then Up and Vp."""
-        return [self.M, *(part for part in (self.Up, self.Vp) if part is not None)]
+        return [part for part in (self.M, self.Up, self.Vp) if part is not None]
 
     def map(self, function: Callable[..., Array], *others: Blocks) -> Blocks:
         """A function of each of the tangent blocks, and of those of others."""
@@ -139,7 +139,8 @@ class Frame(NamedTuple):
         As in numpy.linalg.matrix_rank it is max(m, n) times the machine epsilon times the largest
         one. A matrix of fixed rank is kept by its decomposition, whose size is that rank.
         """
-        size = self.s.shape[-1] if self.leaves_both else max(self.shape)
+        (m, n), r = self.shape, self.s.shape[-1]
+        size = max(m, n) if r == min(m, n) else r
         return size * limits(self.s).eps * largest(self.s, -1)
 
     def at_rank(self, rank: int | None) -> Frame:
