@@ -245,11 +245,10 @@ class DeepLinearKernel(Kernel):
 
     Notes
     -----
-    The quotient is a smooth function of q = r^{1/2}: as (q - 1) (q + 1) (q^2 + 1) divided by
-    expm1((4 / N) ln q) it takes the rounding error of q, and adds none, both at r -> 1, where
-    numerator and denominator go to 0, and at r -> 0. The ratio q of the square roots does not
-    underflow, whatever s and t are; theta itself may, or overflow, since it is of the size of
-    M^{2 - 2/N}.
+    With x = ln r^2 the quotient is expm1(x) / expm1(x / N), a smooth function of x in which a
+    rounding error of x is harmless both at r -> 1, where x -> 0, and at r -> 0, where
+    x -> -inf. The ratio of the square roots does not underflow, whatever s and t are; theta itself
+    may, or overflow, since it is of the size of M^{2 - 2/N}.
 
     References
     ----------
@@ -298,14 +297,12 @@ class DeepLinearKernel(Kernel):
             return squares + a * b if depth == 3 else squares * (a + b)
         xp = namespace(s, t)
         root_s, root_t = xp.sqrt(s), xp.sqrt(t)
-        (eps, tiny, _) = limits(s)
-        ratio = xp.minimum(root_s, root_t) / xp.maximum(xp.maximum(root_s, tiny), root_t)
-        # Kept off one by less than rounding, so that the quotient is defined at r = 1.
-        ratio = xp.minimum(ratio, 1 - eps / 2)
+        positive = xp.maximum(root_s, limits(s).tiny)  # so that at s = t = 0 the ratio is 0
+        ratio = xp.minimum(root_s, root_t) / xp.maximum(positive, root_t)
         with np.errstate(divide="ignore"):  # ln 0 = -inf is the right limit
-            x = xp.log(ratio)
-        x = 4 * x if math.isinf(depth) else xp.expm1(4 / depth * x)
-        quotient = (ratio - 1) * (1 + ratio) * (1 + ratio * ratio) / x
+            # Kept off zero by less than rounding, so that the quotient is defined at r = 1.
+            x = xp.minimum(4 * xp.log(ratio), -1e-20)
+        quotient = xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
         larger = xp.maximum(s ** (1 - 1 / depth), t ** (1 - 1 / depth))
         return larger * quotient * larger  # in this order 0 where the quotient is, for every M
 
