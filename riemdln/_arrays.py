@@ -236,7 +236,7 @@ def floating_array(name: str, value: Any) -> Array:
 def floating_arrays(**values: Any) -> list[Array]:
     """The values as floating arrays; numbers take the dtype and the device of the arrays."""
     if {*map(type, values.values())} == {np.ndarray}:
-        return [floating_array(name, value) for name, value in values.items()]
+        return list(map(floating_array, values, values.values()))
     is_number = {name: isinstance(value, (int, float)) for name, value in values.items()}
     arrays = {n: None if is_number[n] else floating_array(n, v) for n, v in values.items()}
     first = next((a for a in arrays.values() if a is not None), np.zeros(()))
