@@ -23,7 +23,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from riemdln._arrays import Array, NotFiniteError, certain, diagonal_mask, limits, namespace
+from riemdln._arrays import (
+    Array,
+    NotFiniteError,
+    certain,
+    diagonal_mask,
+    everywhere,
+    limits,
+    namespace,
+)
 from riemdln._frame import Blocks, Frame
 from riemdln.kernels import Kernel, filled
 
@@ -148,7 +156,7 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
     tiny = least / eps
     largest = xp.max(s, axis=-1)
     in_range = (largest == 0) | ((largest > (2 * tiny) ** 0.5) & (largest < (most / 2) ** 0.5))
-    if not certain(xp.all(in_range), otherwise=True):
+    if not everywhere(in_range, otherwise=True):
         raise NotFiniteError(
             f"W has singular values up to {float(xp.max(s)):g}, whose squares, which the "
             f"derivatives of the metric need, are outside the range of {s.dtype}: scale W"
@@ -193,7 +201,7 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
 def _finite_where_positive(value: Array, s: Array) -> Array:
     xp = namespace(value)
     value = xp.where(s > 0, value, 0.0)
-    if not certain(xp.all(xp.isfinite(value)), otherwise=True):
+    if not everywhere(xp.isfinite(value), otherwise=True):
         raise ValueError(
             "the derivatives of the metric need a kernel that is finite and differentiable "
             f"where one of its arguments is zero, and up to {float(xp.max(s)):g}"
