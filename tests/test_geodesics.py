@@ -129,6 +129,20 @@ def test_the_derivative_near_clusters_in_high_precision(rng, depth, distance):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-10 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("smallest", [(1e-158, 5e-159), (1e-170, 1e-200), (1e-300, 1e-305)])
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_the_derivative_where_squares_underflow(rng, depth, smallest):
+    s = (2.0, 1.0, *smallest)
+    X, P, Q = rng.standard_normal((3, 4, 4))
+    X[2:, 2:] = 0.0  # these directions are frozen
+    expected = exact_derivative(s, X, P, depth)
+    metric, W = DeepLinearMetric(depth), np.diag(s)
+    actual = metric.sharp_derivative(W, X, P)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    pulled = metric.sharp_derivative_adjoint(W, Q, P)
+    assert np.sum(pulled * X) == pytest.approx(np.sum(Q * expected), rel=1e-11)
+
+
 @pytest.mark.parametrize("depth", [1.5, 2, 3, 8])
 @pytest.mark.parametrize(("m", "n"), [(4, 4), (4, 6), (6, 4)])
 def test_frozen_directions_do_not_count(rng, m, n, depth):
@@ -544,6 +558,30 @@ def test_what_a_geodesic_hands_out_is_the_callers(rng):
         again = geodesic_between(DeepLinearMetric(3), *ends)
         for array, expected in zip(again[:3], kept, strict=True):
             np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("times", [[0.3], [0.0, 0.25, 1.0]])
+def test_geodesics_between_points_are_given_at_the_times_asked_for(rng, times):
+    metric, t = DeepLinearMetric(2), np.array(times)
+    between = geodesic_between(metric, [[4.0]], [[9.0]], times)
+    np.testing.assert_allclose(between.points.ravel(), (2 + t) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(between.velocities.ravel(), 2 * (2 + t), rtol=1e-12)
+    # Where no closed form is known: the geodesic that starts there with the velocity at time 0.
+    W_a, W_b = nearby_points(rng, 2, 3)
+    between = geodesic_between(metric, W_a, W_b, times)
+    start = geodesic_between(metric, W_a, W_b, [0.0]).velocities[0]
+    onwards = geodesic(metric, W_a, start, [0.0, *t[t > 0]])
+    kept = slice(None if t[0] == 0 else 1, None)
+    np.testing.assert_allclose(between.points, onwards.points[kept], atol=1e-7)
+    np.testing.assert_allclose(between.velocities, onwards.velocities[kept], atol=1e-6)
+    assert between.length == pytest.approx(onwards.length / t[-1], rel=1e-7)
+
+
+@pytest.mark.parametrize("times", [[0.5, 1.0 + 1e-12], [-1e-12, 0.5], [0.5, 0.25], []])
+def test_geodesics_between_points_do_not_go_beyond_them(times):
+    for W_b in (9.0 * np.eye(2), np.array([[3.0, 1.0], [0.0, 2.0]])):  # with a closed form or not
+        with pytest.raises(ValueError, match="^times must be"):
+            geodesic_between(DeepLinearMetric(2), np.eye(2), W_b, times)
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3), (4, 3), (3, 3)])
