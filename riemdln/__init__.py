@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from riemdln import checks, geodesics, kernels, retractions, transports
 from riemdln.completion import MatrixCompletion
-from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, network_flow
+from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, load_flow, network_flow
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
 from riemdln.manifolds import FixedRank, FullRank, PositiveDefinite
@@ -49,6 +49,7 @@ __all__ = [
     "imbalances",
     "kernels",
     "layer_gradients",
+    "load_flow",
     "network_flow",
     "random_layers",
     "retractions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,18 @@ class Flow:
     end_times: Any
     message: str
     nfev: int
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the flow to one .npz file of plain arrays, which `load_flow` reads.
+
+        Parameters
+        ----------
+        path : str or path
+            The file, which is overwritten.
+        """
+        from riemdln.flows._files import save_flow  # which knows all kinds of flows
+
+        save_flow(path, self)
 
 
 @dataclass(frozen=True, eq=False)

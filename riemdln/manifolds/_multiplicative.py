@@ -223,25 +223,43 @@ def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Fram
       29, 2008.
     """
     graded = d[..., -1] < _UNGRADED * d[..., 0]
-    if d.ndim == 1 and graded:
-        return Frame(*_jacobi_frame(X, d, Y))
+    if np.all(graded):
+        return _jacobi_frame(X, d, Y)
     if W is None:
         W = (X * d[..., None, :]) @ Y.mT
-    r = d.shape[-1]
-    U, s, Vt = np.linalg.svd(W, full_matrices=False)
-    for k in np.argwhere(graded):
-        where = tuple(k)
-        U[where], s[where], Vt[where] = _jacobi_frame(X[where], d[where], Y[where])
-    return Frame(U[..., :r], s[..., :r], Vt[..., :r, :])
+    if not np.any(graded):
+        return _thin(np.linalg.svd(W, full_matrices=False), d)
+    m, n, r = *W.shape[-2:], d.shape[-1]
+    frame = Frame(*(np.empty((*d.shape[:-1], *shape)) for shape in ((m, r), (r,), (r, n))))
+    for which, part in (
+        (graded, _jacobi_frame(X[graded], d[graded], Y[graded])),
+        (~graded, _thin(np.linalg.svd(W[~graded], full_matrices=False), d)),
+    ):
+        for whole, new in zip(frame, part, strict=True):
+            whole[which] = new
+    return frame
 
 
-def _jacobi_frame(X: Array, d: Array, Y: Array) -> tuple[Array, Array, Array]:
+def _thin(frame: Any, d: Array) -> Frame:
+    """A frame without the singular values beyond the rank, which are rounding errors."""
+    return Frame(*frame).at_rank(d.shape[-1])
+
+
+def _jacobi_frame(X: Array, d: Array, Y: Array) -> Frame:
     (Q, R), (P, T) = np.linalg.qr(X), np.linalg.qr(Y)
     # The transpose T D R^T of the core has its columns graded as d is, for D R^T D^{-1} is
-    # triangular with entries that are not large. joba=0 promises just that; jobr=jobp=0: tiny
-    # columns are neither dropped nor disturbed.
-    core = (T * d) @ R.T
-    s, left, right, work, _, info = lapack.dgejsv(core, joba=0, jobu=0, jobv=0, jobr=0, jobp=0)
+    # triangular with entries that are not large.
+    core = (T * d[..., None, :]) @ R.mT
+    left, s, right = np.empty(core.shape), np.empty(d.shape), np.empty(core.shape)
+    for k in np.ndindex(d.shape[:-1]):
+        left[k], s[k], right[k] = _jacobi(core[k])
+    return Frame(Q @ right, s, (P @ left).mT)
+
+
+def _jacobi(A: Array) -> tuple[Array, Array, Array]:
+    """U, s and V of a matrix that is well conditioned but for the scales of its columns."""
+    # joba=0 promises just that; jobr=jobp=0: tiny columns are neither dropped nor disturbed.
+    s, U, V, work, _, info = lapack.dgejsv(A, joba=0, jobu=0, jobv=0, jobr=0, jobp=0)
     if info or not np.isfinite(s).all():
         raise np.linalg.LinAlgError(f"the Jacobi method did not converge: info = {info}")
-    return Q @ right, s * (work[0] / work[1]), (P @ left).T
+    return U, s * (work[0] / work[1]), V
