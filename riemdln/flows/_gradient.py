@@ -71,7 +71,8 @@ def gradient_flow(
         integrated has entries of order one, whatever the size of W, and errors of singular values
         are in proportion to them.
     gradient_tolerance, cost_tolerance : float, optional
-        End where the norm of the Riemannian gradient, or the cost, has come down to this.
+        End where the norm of the Riemannian gradient, or the cost, has come down to this. The
+        gradient is small on the way through a saddle too: a cost is the safer end.
     stop : callable, optional
         End where ``stop(time, point, cost, gradient_norm)`` is true, which is asked after each step
         of the integrator.
