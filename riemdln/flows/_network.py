@@ -274,7 +274,7 @@ class _Layers:
     def _singular_values(self, layers: list[Vector]) -> Row:
         """The singular values of the end-to-end matrix, and what errors of weights do to them.
 
-        To first order an error dL_j moves s_i by u_i^T (L_N ... L_{j+1}) dL_j (L_{j-1} ... L_1) v_i.
+        To first order an error dL_j moves s_i by u_i^T L_N ... L_{j+1} dL_j L_{j-1} ... L_1 v_i.
         Where the neurons' weights are well conditioned but for their sizes, it moves none by more
         than the condition in proportion.
         """
