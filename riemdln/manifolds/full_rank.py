@@ -14,7 +14,6 @@ from riemdln._arrays import (
     finite_array,
     floating_array,
     integer,
-    is_triple,
     point_of_shape,
 )
 from riemdln._frame import whole_frame
@@ -202,7 +201,7 @@ class FullRank(MetricManifold):
             If it is no such point.
         """
         (m, n), frame = self._shape, None
-        if is_triple(point, 2, 1, 2) or is_triple(point, 3, 2, 3):
+        if isinstance(point, (tuple, list)) and [*map(np.ndim, point)] in ([2, 1, 2], [3, 2, 3]):
             frame = require_frame(name, point, m, n, min(m, n))
             point = frame.U * frame.s[..., None, :] @ frame.Vt
         points = finite_array(name, point)
