@@ -628,6 +628,26 @@ def test_a_geodesic_that_meets_lower_rank_says_so():
         manifold.dist(W, np.diag([1.0, 0.0]))
 
 
+@pytest.mark.parametrize(("m", "n"), [(2, 2), (2, 3), (5, 2)])
+def test_there_is_one_numerical_rank(m, n):
+    manifold, threshold = FullRank(m, n, DeepLinearMetric(2)), max(m, n) * np.finfo(float).eps
+    X = np.zeros((m, n))
+    for small in (1e-13, 1.5 * threshold):
+        W = np.zeros((m, n))
+        W[[0, 1], [0, 1]], X[1, 1] = (1.0, small), 0.2 * small
+        # As in equation (9), and g(X, X) = x^2 / (2 s) in the direction of one singular value.
+        assert manifold.norm(W, X) == pytest.approx(0.2 * np.sqrt(small / 2), rel=1e-12)
+        end = manifold.exp(W, X)
+        assert end[1, 1] == pytest.approx(1.1**2 * small, rel=1e-9)
+        assert manifold.dist(W, 1.21 * W) == pytest.approx(0.1 * np.sqrt(2), rel=1e-9)
+    W[1, 1] = X[1, 1] = 0.5 * threshold
+    assert manifold.norm(W, X) == 0
+    with pytest.raises(GeodesicError, match="the point is of lower rank"):
+        manifold.exp(W, X)
+    with pytest.raises(GeodesicError, match="the first point is of lower rank"):
+        manifold.dist(W, 2 * W)
+
+
 def test_euclidean_geodesics_are_straight_and_know_no_boundary():
     manifold = FullRank(2, 2, DeepLinearMetric(1))
     W_a, W_b = np.eye(2), np.diag([1.0, -3.0])
