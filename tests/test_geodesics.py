@@ -143,6 +143,17 @@ def test_the_derivative_where_squares_underflow(rng, depth, smallest):
     assert np.sum(pulled * X) == pytest.approx(np.sum(Q * expected), rel=1e-11)
 
 
+@pytest.mark.parametrize("smallest", [1e-140, 1e-170, 1e-300])
+def test_the_derivative_at_infinite_depth_falls_as_the_logarithm(smallest):
+    # theta(a, t) = (a^2 - t^2) / (2 ln(a / t)), so for a = 1 and t^2 lost beside it
+    # d theta / da = 1 / L - 1 / (2 L^2), L = -ln t.
+    E_11, E_12 = np.zeros((2, 2, 2))
+    E_11[0, 0] = E_12[0, 1] = 1.0
+    L = -np.log(smallest)
+    actual = DeepLinearMetric(np.inf).sharp_derivative(np.diag([1.0, smallest]), E_11, E_12)
+    np.testing.assert_allclose(actual, (1 / L - 1 / (2 * L**2)) * E_12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("depth", [1.5, 2, 3, 8])
 @pytest.mark.parametrize(("m", "n"), [(4, 4), (4, 6), (6, 4)])
 def test_frozen_directions_do_not_count(rng, m, n, depth):

@@ -161,6 +161,7 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
             f"W has singular values up to {float(xp.max(s)):g}, whose squares, which the "
             f"derivatives of the metric need, are outside the range of {s.dtype}: scale W"
         )
+    second = s[..., None, :]  # of the second argument no square is taken
     s = xp.where(s**2 > tiny, s, 0.0)
     column, row = s[..., :, None], s[..., None, :]
     # Where the rounding error of the quotient, eps / closeness, meets that of the mean of the
@@ -174,8 +175,8 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
 
     safe, zero, pairs = xp.where(column > 0, column, 1.0), 0.0 * column, (*s.shape, s.shape[-1])
     with np.errstate(all="ignore"):
-        above_zero = safe**2 * filled(kernel.divided_difference(safe, zero, row), s, pairs)
-        derivative_in_square = filled(kernel.divided_difference(safe, safe, row), s, pairs)
+        above_zero = safe**2 * filled(kernel.divided_difference(safe, zero, second), s, pairs)
+        derivative_in_square = filled(kernel.divided_difference(safe, safe, second), s, pairs)
         edge = (
             filled(kernel.divided_difference(safe, row, 0.0 * row), s, pairs)
             if not frame.spans_rows
