@@ -211,11 +211,6 @@ class _Descent:
         # Of a single flow that is at its end nothing is asked any more.
         return _Descent(self._asked, self._coordinates.around(state), ~copies.reshape(self.stack))
 
-    def only(self, copy: int, state: Vector) -> _Descent:
-        if not self.stack:
-            return _Descent(self._asked, self._coordinates.around(state), self._moves)
-        return _Descent(self._asked, self._coordinates.only(copy, state))
-
     def _see(self, state: Vector) -> tuple[Place, Any]:
         """The place of a state, and the Riemannian gradient there, which is asked for once."""
         if self._seen is None or not np.array_equal(self._seen[0], state):

@@ -399,7 +399,7 @@ class FixedRank(MetricManifold):
             return FactorCoordinates(self, frame, FixedRankPoint)
         geometry = MatrixGeometry(
             at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
-            covector=lambda place, P: self._covector(place.point, P),
+            covector=lambda place, P: self._covector(place.frame, P),
             tangent=lambda place, Z: self._checked("tangent_vector", Z),
             point=lambda place: FixedRankPoint(*place.frame),
             record=lambda place: place.point,

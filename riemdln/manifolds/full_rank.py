@@ -205,7 +205,7 @@ class FullRank(MetricManifold):
             frame = require_frame(name, point, m, n, min(m, n))
             point = frame.U * frame.s[..., None, :] @ frame.Vt
         points = finite_array(name, point)
-        if points.shape[-2:] != self._shape or points.ndim not in (2, 3):
+        if points.shape[-2:] != self._shape or points.ndim not in (2, 3) or not points.size:
             raise ValueError(
                 f"{name} must have shape {self._shape}, as the points of {self}, or be a stack of "
                 f"such points, got {points.shape}"
