@@ -565,8 +565,9 @@ def test_positive_definite_flows_go_to_the_boundary(rng, n):
             record = flow.points[t]
             point = record if first is W else dense(record)
             assert_near(point, Q * exact[t] @ Q.T, atol=1e-9)
-            assert_near(point, point.T, atol=1e-13)
-            assert np.linalg.eigvalsh(point)[0] > -1e-14
+            # The factors of a triple are as good as the integration, and so is their symmetry.
+            assert_near(point, point.T, atol=0.0 if first is W else 1e-10)
+            assert np.linalg.eigvalsh(symmetric(point))[0] > -1e-14
 
 
 @pytest.mark.xfail(strict=True, reason="X and Y part: what is antisymmetric grows from rounding")
