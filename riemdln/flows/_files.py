@@ -6,6 +6,7 @@ import json
 from dataclasses import fields
 from os import PathLike
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -69,9 +70,9 @@ def load_flow(path: str | PathLike[str]) -> Flow:
             if header["format"] != _FORMAT:
                 raise KeyError(header["format"])
             values = {name: _get(arrays, part) for name, part in header["layout"].items()}
-    except (KeyError, ValueError, TypeError) as error:
+        return _KINDS[header["kind"]](**values)
+    except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"path must be a file that Flow.save has written, got {path}") from error
-    return _KINDS[header["kind"]](**values)
 
 
 def _put(arrays: dict[str, np.ndarray], value: Any) -> Any:

@@ -74,9 +74,10 @@ def gradient_flow(
         End where the norm of the Riemannian gradient, or the cost, has come down to this. The
         gradient is small on the way through a saddle too: a cost is the safer end.
     stop : callable, optional
-        End where ``stop(time, point, cost, gradient_norm)`` is true, which is asked after each step
-        of the integrator.
-    vectorized : bool
+        End where ``stop(time, point, cost, gradient_norm)`` is true. It is asked after each step of
+        the integrator, and to find the time within a step, so its answer must depend on its
+        arguments alone.
+    vectorized : bool, optional
         Whether the cost and its gradient take the whole stack of an ensemble at once, from (K, m,
         n) to (K,) and (K, m, n). Autodiff gives such gradients where the cost is one number for
         each copy. By default they are asked copy by copy.
@@ -95,13 +96,18 @@ def gradient_flow(
         If the integrator fails, or the cost or its gradient is not finite where the flow is.
     TypeError, ValueError
         If the manifold has no coordinates for a flow, the start is no point of it, the times do
-        not increase, a tolerance is not positive or an option is not one of the method's.
+        not increase or a tolerance is not positive. SciPy warns of options that a method has not.
 
     Warns
     -----
     UserWarning
         If a tolerance is met or `stop` is true at the first time: near a saddle the gradient is
         small, which is no convergence. The flow ends there, without success.
+
+    See Also
+    --------
+    network_flow : the flow of the layers.
+    load_flow : a flow from a file.
 
     Notes
     -----
@@ -123,6 +129,11 @@ def gradient_flow(
     A manifold of one's own may have a method ``coordinates(point, name)`` that says how its points
     are written as vectors for the integrator (see the source of
     ``riemdln.manifolds._coordinates``).
+
+    References
+    ----------
+    - S. Arora, N. Cohen, E. Hazan. On the optimization of deep networks: implicit acceleration by
+      overparameterization. ICML 2018.
 
     Examples
     --------
@@ -167,7 +178,7 @@ class _Descent:
         self._asked, self._coordinates = asked, coordinates
         self.state, self.stack = coordinates.state, coordinates.stack
         self._moves = np.ones(self.stack, dtype=bool) if moves is None else moves
-        self._seen: tuple[Vector, Place, Any] | None = None
+        self._seen: Any = None  # the last state, its place and its gradient
 
     @property
     def nfev(self) -> int:
@@ -175,19 +186,17 @@ class _Descent:
 
     def velocity(self, state: Vector) -> Vector:
         """Down the gradient, where a copy moves at all."""
-        place, gradient = self._see(state)
-        rows = place.velocity(gradient).reshape(*self.stack, -1)
+        rows = self._place(state).velocity(self._gradient(state)).reshape(*self.stack, -1)
         return np.where(self._moves[..., None], -rows, 0.0).ravel()
 
     def costs(self, state: Vector) -> Any:
-        return self._asked.costs(self._see(state)[0].point, self.stack)
+        return self._asked.costs(self._place(state).point, self.stack)
 
     def norms(self, state: Vector) -> Any:
-        place, gradient = self._see(state)
-        return place.norm(gradient)
+        return self._place(state).norm(self._gradient(state))
 
     def points(self, state: Vector) -> list[Any]:
-        record = self._see(state)[0].record
+        record = self._place(state).record
         if not self.stack:
             return [record]
         if isinstance(record, tuple):
@@ -195,12 +204,11 @@ class _Descent:
         return list(record)
 
     def observe(self, state: Vector) -> Row:
-        place, _ = self._see(state)
         return {
-            "points": place.record,
+            "points": self._place(state).record,
             "costs": self.costs(state),
             "gradient_norms": self.norms(state),
-            "singular_values": place.singular_values,
+            "singular_values": self._place(state).singular_values,
         }
 
     def renewed(self, state: Vector) -> _Descent | None:
@@ -208,12 +216,17 @@ class _Descent:
         return None if coordinates is None else _Descent(self._asked, coordinates, self._moves)
 
     def halted(self, copies: Any, state: Vector) -> _Descent:
-        # Of a single flow that is at its end nothing is asked any more.
-        return _Descent(self._asked, self._coordinates.around(state), ~copies.reshape(self.stack))
+        return _Descent(self._asked, self._coordinates.around(state), ~copies)
 
-    def _see(self, state: Vector) -> tuple[Place, Any]:
-        """The place of a state, and the Riemannian gradient there, which is asked for once."""
+    def _place(self, state: Vector) -> Place:
+        """The place of a state; that of the last one is remembered."""
         if self._seen is None or not np.array_equal(self._seen[0], state):
-            place = self._coordinates.at(state)
-            self._seen = state.copy(), place, self._asked.gradient(place, self.stack)
-        return self._seen[1:]
+            self._seen = [state.copy(), self._coordinates.at(state), None]
+        return self._seen[1]
+
+    def _gradient(self, state: Vector) -> Any:
+        """The Riemannian gradient at a state, which is asked for once."""
+        place = self._place(state)
+        if self._seen[2] is None:
+            self._seen[2] = self._asked.gradient(place, self.stack)
+        return self._seen[2]

@@ -144,12 +144,14 @@ def network_flow(
         **options,
     )
     flow = record(NetworkFlow, trajectory)
-    noise = flow.singular_value_errors
-    if np.any(flow.singular_values <= noise):
+    errors = flow.singular_value_errors
+    lost = flow.singular_values <= errors
+    if lost.any():
+        since = flow.times[lost.any(axis=1)][0]
         flow = replace(
             flow,
-            message=f"{flow.message}; singular values below {noise.max():.1e} are noise, and so is "
-            "the sign of a determinant",
+            message=f"{flow.message}; from time {since:g} on singular values below "
+            f"{errors[lost].max():.1e} are noise, and so is the sign of a determinant",
         )
     return flow
 
@@ -238,7 +240,7 @@ class _Layers:
 
     def renewed(self, state: Vector) -> _Layers | None:
         layers = self._layers(state)
-        self._watch(layers)
+        self._drifts = self._watched(layers)
         for stacked, sizes in zip(_stacked(layers), self._sizes, strict=True):
             scaled = stacked / np.maximum(sizes, _TINY)
             gram = scaled.T @ scaled
@@ -250,9 +252,12 @@ class _Layers:
 
     def _turned(self, layers: list[Vector]) -> _Layers:
         turned, bases = _in_bases_of_sizes(layers)
+        # What a new neuron errs by is a sum of what the old ones err by.
         drifts = [
-            drift[np.argsort(-size, kind="stable")]
-            for drift, size in zip(self._drifts, _sizes(layers), strict=True)
+            np.minimum(np.abs(Q).T @ (drift * old) / np.maximum(new, _TINY), 1.0)
+            for drift, Q, old, new in zip(
+                self._drifts, bases, _sizes(layers), _sizes(turned), strict=True
+            )
         ]
         return self._with(
             turned,
@@ -262,13 +267,14 @@ class _Layers:
             drifts,
         )
 
-    def _watch(self, layers: list[Vector]) -> None:
-        """Note how far each neuron has drifted from what its flow conserves.
+    def _watched(self, layers: list[Vector]) -> list[Vector]:
+        """How far each neuron has drifted at most from what its flow conserves.
 
         Where a singular value falls, an error of balance grows beside it: two neurons' weights
         a = -b that fall as e^-t have a sum that grows as e^t. So this tells what a singular value
         is worth, from then on. What two neurons have drifted is put down to the smaller one.
         """
+        drifts = []
         for drift, now, then, doubt, size in zip(
             self._drifts,
             imbalances(layers),
@@ -282,12 +288,11 @@ class _Layers:
             shares[sizes[:, None] < sizes] = 0.0
             largest = shares.max(axis=0)
             # Between two steps it may have been many times as large.
-            np.maximum(drift, np.where(largest > _LOST, 1.0, largest), out=drift)
+            drifts.append(np.maximum(drift, np.where(largest > _LOST, 1.0, largest)))
+        return drifts
 
     def halted(self, copies: Any, state: Vector) -> _Layers:
-        return self._with(
-            self._layers(state), self._turns, self._conserved, self._doubts, self._drifts
-        )
+        raise TypeError("a network is one flow, of which no copies can stand still")
 
     def _with(self, *parts: list[Any]) -> _Layers:
         return _Layers(self._asked, self._point_of, self._tolerance, *parts)
@@ -299,7 +304,6 @@ class _Layers:
         Where the neurons' weights are well conditioned but for their sizes, it moves none by more
         than the condition in proportion.
         """
-        self._watch(layers)
         frame, condition = _end_to_end_frame(layers, self._sizes)
         above, below = [frame.U.T], [frame.Vt.T]
         for layer in layers[:0:-1]:
@@ -307,7 +311,7 @@ class _Layers:
         for layer in layers[:-1]:
             below.append(layer @ below[-1])
         m, n = len(layers[-1]), layers[0].shape[1]
-        drifts = [np.zeros(n), *self._drifts, np.zeros(m)]
+        drifts = [np.zeros(n), *self._watched(layers), np.zeros(m)]
         errors = np.zeros(frame.s.shape)
         for u, scale, v, (into, out) in zip(
             reversed(above), self._layers(self.scale), below, pairwise(drifts), strict=True
@@ -316,7 +320,10 @@ class _Layers:
             errors += np.sum(np.abs(u).T * ((share * scale) @ np.abs(v)), axis=0)
         if np.isfinite(condition):
             # Where there are as many neurons as singular values, in their order, each has its own.
-            own = sum(d if len(d) == len(frame.s) else d.max() for d in drifts[1:-1])
+            own = sum(
+                drift[np.argsort(-size)] if len(drift) == len(frame.s) else drift.max()
+                for drift, size in zip(drifts[1:-1], _sizes(layers), strict=True)
+            )
             share = condition * self._tolerance + own
             errors = np.minimum(errors, len(layers) * share * frame.s)
         return {"singular_values": frame.s, "singular_value_errors": errors}

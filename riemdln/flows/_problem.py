@@ -33,7 +33,9 @@ class Asked:
         require_problem(problem)
         self.nfev = 0
         self._cost = problem.cost
-        self._vectorized = bool(vectorized)
+        if not isinstance(vectorized, bool):
+            raise TypeError(f"vectorized must be True or False, got {vectorized!r}")
+        self._vectorized = vectorized
         self._problem = problem
         # pymanopt wraps what it was given, and makes the Riemannian gradient itself otherwise.
         self._is_riemannian = hasattr(problem.riemannian_gradient, "__wrapped__")
@@ -90,6 +92,12 @@ def _gradient_of_stacks(problem: Problem) -> Any:
     if isinstance(getattr(problem.euclidean_gradient, "__wrapped__", None), Function):
         return problem.euclidean_gradient
     # Copies do not depend on each other: the gradient of the sum of costs holds those of all.
-    cost = problem.cost.__wrapped__
-    backend, function = cost._backend, cost._original_function
+    try:
+        cost = problem.cost.__wrapped__
+        backend, function = cost._backend, cost._original_function
+    except AttributeError as error:  # these are pymanopt's own
+        raise TypeError(
+            "vectorized=True needs a problem with a euclidean_gradient of stacks: this version of "
+            "pymanopt does not say what its cost is differentiated by"
+        ) from error
     return backend.generate_gradient_operator(lambda points: function(points).sum(), 1)

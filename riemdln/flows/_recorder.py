@@ -28,7 +28,7 @@ class Run(Protocol):
 
     def __iter__(self) -> Generator[tuple[float, Row]]: ...
 
-    def outcome(self) -> Row:
+    def outcome(self, stopped_by: BaseException | None = None) -> Row:
         """How it has ended: the fields `status`, `success`, `end_times` and `message`."""
         ...
 
@@ -84,15 +84,7 @@ def record(kind: type[F], run: Run) -> F:
                 time, row = run.reached()
                 if time > rows[-1]["times"]:
                     keep(time, row)
-            copies = np.shape(rows[0]["costs"])
-            status = np.full(copies, -1) if copies else -1
-            end = np.full(copies, rows[-1]["times"]) if copies else rows[-1]["times"]
-            error.result = result(  # type: ignore[attr-defined]
-                status=status,
-                success=np.zeros(copies, dtype=bool) if copies else False,
-                end_times=end,
-                message=f"stopped by {type(error).__name__}",
-            )
+            error.result = result(**run.outcome(error))  # type: ignore[attr-defined]
             error.add_note("What the flow had computed is in this exception's attribute 'result'.")
         raise
     return result(**run.outcome())

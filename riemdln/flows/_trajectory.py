@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -33,8 +34,6 @@ __all__ = ["Chart", "Ends", "Trajectory"]
 
 Vector = NDArray[np.floating[Any]]
 
-Path = Callable[[float], Vector]
-
 # Explicit methods, whose interpolants may be worse than their steps; and how many times the
 # tolerance the defect of an interpolant may be, its slope beside the velocity, over a step.
 _EXPLICIT = (scipy.integrate.RK23, scipy.integrate.RK45, scipy.integrate.DOP853)
@@ -44,9 +43,9 @@ _DEFECT = 100.0
 _ONE_STEP = (*_EXPLICIT, scipy.integrate.Radau)
 
 _SADDLE = (
-    "at its first time already. Near a saddle, a point where the gradient vanishes but the cost "
-    "can still fall, the gradient is small before the flow has begun: that is no convergence. "
-    "Start farther away, or ask for less"
+    "near a saddle, a point where the gradient vanishes but the cost can still fall, the gradient "
+    "is small before the flow has begun, which is no convergence; start farther away, or ask for "
+    "less"
 )
 
 
@@ -150,12 +149,12 @@ class Ends(NamedTuple):
 
 
 # What the numbers of `status` mean.
-REASONS = (
-    "reached the last time",
-    "reached the gradient tolerance",
-    "reached the cost tolerance",
-    "came to where stop is true",
-)
+REASONS = {
+    0: "reached the last time",
+    1: "reached the gradient tolerance",
+    2: "reached the cost tolerance",
+    3: "came to where stop is true",
+}
 
 
 class Trajectory:
@@ -201,6 +200,7 @@ class Trajectory:
         self._chart = chart
         self._now = self._times[0], chart, chart.state
         self._gap: float | None = None  # where the last step met a velocity that is not finite
+        self._is_first = True  # whether the integrator has evaluated no velocity yet
         copies = chart.stack or (1,)
         self._status = np.zeros(copies, dtype=int)
         self._success = np.ones(copies, dtype=bool)
@@ -211,17 +211,23 @@ class Trajectory:
         """How many gradients were evaluated."""
         return self._chart.nfev
 
-    def outcome(self) -> Row:
+    def outcome(self, stopped_by: BaseException | None = None) -> Row:
         """How it has ended: the fields `status`, `success`, `end_times` and `message`."""
+        if stopped_by is not None:
+            going = self._status == 0
+            self._status[going], self._success[going] = -1, False
+            self._end_times[going] = self._now[0]
         reasons = [
-            (int(count), REASONS[status])
+            (int(count), REASONS.get(status, ""))
             for status, count in zip(*np.unique(self._status, return_counts=True), strict=True)
         ]
         fields: tuple[Any, ...] = self._status, self._success, self._end_times
         message = ", ".join(f"{count} copies {reason}" for count, reason in reasons)
         if not self._chart.stack:
             fields, message = tuple(field.item() for field in fields), reasons[0][1]
-        if not self._success.all():
+        if stopped_by is not None:
+            message = f"stopped by {type(stopped_by).__name__}"
+        elif not self._success.all():
             message += ", at the first time already"
         return dict(zip(("status", "success", "end_times"), fields, strict=True), message=message)
 
@@ -234,21 +240,17 @@ class Trajectory:
         """The rows at the times; the last one where all copies have come to an end."""
         times = self._times
         yield times[0], self._observe(times[0], self._chart, self._chart.state)
-        if len(times) == 1:
-            return
-        if self._starts_at_its_end():
+        if self._starts_at_its_end() or len(times) == 1:
             return
         due = 1
         with _progress_bar(times, self._progress) as show:
             for solver in self._steps():
                 end, chart = solver.t, self._chart
                 over = (self._excess(end, chart, solver.y) <= 0).any(axis=0) & (self._status == 0)
-                path = lambda time: solver.y  # noqa: B023, E731
-                if over.any() or times[due] <= end:
-                    path = self._path(solver)
+                path = _Path(solver, len(self._status), self._again)
                 if over.any():
                     self._end(path, np.flatnonzero(over), solver.t_old, end)
-                    path = self._resting(path, np.flatnonzero(over))
+                    path.rest = {k: self._end_times[k] for k in np.flatnonzero(over).tolist()}
                 is_over = bool(self._status.all())
                 if is_over:
                     end = self._end_times.max()
@@ -274,13 +276,16 @@ class Trajectory:
         if over.any():
             self._status[over] = 1 + np.argmin(excess[:, over], axis=0)
             self._success[over], self._end_times[over] = False, time
+            reason = REASONS[self._status[over].min()]
             who = f"{over.sum()} of {over.size} copies" if chart.stack else "the flow"
+            saddle = f": {_SADDLE}" if (self._status == 1).any() else ""
             # Of the caller of gradient_flow: record and two frames of this module are between.
-            warnings.warn(f"{who} {REASONS[self._status[over][0]]} {_SADDLE}", stacklevel=5)
-            self._chart = chart.halted(over, chart.state)
+            warnings.warn(f"{who} {reason} at the first time already{saddle}", stacklevel=5)
+            if not over.all():
+                self._chart = chart.halted(over, chart.state)
         return bool(over.all())
 
-    def _end(self, path: Path, copies: Any, start: float, end: float) -> None:
+    def _end(self, path: _Path, copies: Any, start: float, end: float) -> None:
         """Find when some copies come to their ends within a step, and to which."""
         chart, span = self._chart, end - start
 
@@ -288,10 +293,10 @@ class Trajectory:
             # One evaluation of all copies, each of these at a time of its own.
             times = np.full(len(self._status), end)
             times[copies] = start + places * span
-            state = _together(path, times)
-            return self._excess(times, chart, state)[:, copies]
+            with _defined_at(end):
+                return self._ends.excess(times, chart, path.together(times))[:, copies]
 
-        found = elementwise.find_root(
+        found: Any = elementwise.find_root(  # type: ignore[call-overload]
             lambda places, copies: excess(places, copies).min(axis=0),
             (np.zeros(len(copies)), np.ones(len(copies))),
             args=(copies,),
@@ -302,45 +307,23 @@ class Trajectory:
         self._status[copies] = 1 + np.argmin(excess(places, copies), axis=0)
         self._end_times[copies] = start + places * span
 
-    def _resting(self, path: Path, copies: Any) -> Path:
-        """A path on which some copies rest where they have come to their ends."""
+    def _again(self, solver: Any, path: Callable[[float], Vector], time: float) -> Vector | None:
+        """A better state within a step of an explicit method, where its interpolant is bad.
 
-        def resting(time: float) -> Vector:
-            times = np.full(len(self._status), time)
-            times[copies] = np.minimum(time, self._end_times[copies])
-            return _together(path, times)
-
-        return resting
-
-    def _path(self, solver: Any) -> Path:
-        """The states within the last step, as true as the states at its ends.
-
-        The interpolant of an explicit method may be far worse than its steps where stability bounds
-        them. There the method itself goes to the time, in a step of its own.
+        The interpolant may be far worse than the steps where stability bounds these, as its slope
+        beside the velocity shows. There the method itself goes to the time, in steps of its own.
         """
-        chart, interpolant = self._chart, solver.dense_output()  # which costs gradients
-        if not isinstance(solver, _EXPLICIT):
-            return interpolant
-        start, origin, step = solver.t_old, solver.y_old, solver.t - solver.t_old
-        end, last = solver.t, solver.y
-        rtol, atol = solver.rtol, solver.atol
-
-        def state_at(time: float) -> Vector:
-            if time == end:
-                return last
-            state = interpolant(time)
-            near = 1e-4 * step
-            slope = (interpolant(time + near) - interpolant(time - near)) / (2 * near)
-            defect = step * (slope - self._finite_velocity(chart, time, state))
-            if np.linalg.norm(defect / (atol + rtol * np.abs(state))) < _DEFECT * state.size**0.5:
-                return state
-            options = {**self._later_options, "first_step": time - start}
-            again = self._begin(chart, start, origin, time, options)
-            while again.status == "running":
-                self._advance(again)
-            return again.y
-
-        return state_at
+        step, near, state = solver.t - solver.t_old, 1e-4 * (solver.t - solver.t_old), path(time)
+        slope = (path(time + near) - path(time - near)) / (2 * near)
+        defect = step * (slope - self._finite_velocity(self._chart, time, state))
+        size = solver.atol + solver.rtol * np.abs(state)
+        if np.linalg.norm(defect / size) < _DEFECT * state.size**0.5:
+            return None
+        options = {**self._later_options, "first_step": time - solver.t_old}
+        again = self._begin(self._chart, solver.t_old, solver.y_old, time, options)
+        while again.status == "running":
+            self._advance(again)
+        return again.y
 
     def _excess(self, time: float, chart: Chart, state: Vector) -> Vector:
         with _defined_at(time):
@@ -433,10 +416,58 @@ class Trajectory:
         )
 
 
-def _together(path: Path, times: Vector) -> Vector:
-    """The states of all copies, each at a time of its own."""
-    states = {time: path(time).reshape(len(times), -1) for time in np.unique(times)}
-    return np.concatenate([states[time][k] for k, time in enumerate(times)])
+class _Path:
+    """The states within the last step of an integrator, where some copies rest at their ends.
+
+    Parameters
+    ----------
+    solver : OdeSolver
+        The integrator.
+    copies : int
+        How many copies there are.
+    again : callable
+        From the integrator, its interpolant and a time to a better state there, or None.
+
+    Attributes
+    ----------
+    rest : dict
+        The time at which each of the copies that rest has come to its end.
+    """
+
+    def __init__(self, solver: Any, copies: int, again: Callable[..., Vector | None]) -> None:
+        self._solver, self._copies, self._again = solver, copies, again
+        self._known: dict[float, Vector] = {solver.t: solver.y}
+        self.rest: dict[int, float] = {}
+
+    def __call__(self, time: float) -> Vector:
+        """The state at a time, as true as the states at the ends of the step."""
+        resting = {k: end for k, end in self.rest.items() if end < time}
+        state = self._true(time)
+        if resting:
+            state = state.copy()
+            for k, end in resting.items():
+                self._rows(state)[k] = self._rows(self._true(end))[k]
+        return state
+
+    def together(self, times: Vector) -> Vector:
+        """The interpolated states of all copies, each at a time of its own."""
+        states = self._interpolant(times).T
+        return np.concatenate([self._rows(state)[k] for k, state in enumerate(states)])
+
+    @cached_property
+    def _interpolant(self) -> Callable[[Any], Vector]:
+        return self._solver.dense_output()  # which costs gradients
+
+    def _true(self, time: float) -> Vector:
+        if time not in self._known:
+            better = None
+            if isinstance(self._solver, _EXPLICIT):
+                better = self._again(self._solver, self._interpolant, time)
+            self._known[time] = self._interpolant(time) if better is None else better
+        return self._known[time]
+
+    def _rows(self, state: Vector) -> Vector:
+        return state.reshape(self._copies, -1)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Multiplicative coordinates: a matrix as X diag(d) Y^T, of which X and Y move.
 
 A flow of a deep linear network never changes the rank of its matrix, and its small singular values
-may be tiny beside the large ones. Entries of the matrix hold neither: an error of them is one of
-the largest singular value. These coordinates hold both.
+may be tiny beside the large ones. Entries of the matrix hold neither, because an error of theirs is
+in proportion to the largest singular value. These coordinates hold the rank and small singular
+values.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class MatrixGeometry(NamedTuple):
         From a place to the point as costs take it.
     record : callable
         From a place to the point in the form in which that of the start was given.
+    factors : callable
+        From X and Y to the factors that they stand for, where these are bound to each other.
     """
 
     at_frame: Callable[[Frame], FrameAt]
@@ -54,6 +57,7 @@ class MatrixGeometry(NamedTuple):
     tangent: Callable[[Any, Any], Blocks]
     point: Callable[[Any], Any]
     record: Callable[[Any], Any]
+    factors: Callable[[Array, Array], tuple[Array, Array]] = lambda X, Y: (X, Y)
 
 
 class MultiplicativeCoordinates(CoordinatesBase):
@@ -112,7 +116,7 @@ class MultiplicativeCoordinates(CoordinatesBase):
         (m, r), (n, _) = self._shapes
         rows = state.reshape(*self.stack, -1)
         X, Y = rows[..., : m * r], rows[..., m * r :]
-        return X.reshape(*self.stack, m, r), Y.reshape(*self.stack, n, r)
+        return self._geometry.factors(X.reshape(*self.stack, m, r), Y.reshape(*self.stack, n, r))
 
 
 class MultiplicativePlace:
@@ -156,7 +160,9 @@ class MultiplicativePlace:
 
     def norm(self, Z: Blocks) -> Array:
         """The norm of a tangent vector in the metric."""
-        return np.sqrt(np.maximum(self._at.inner(Z, Z), 0.0))
+        # Not by flat, which takes small singular values for frozen: here they are none.
+        squares = Z.map(lambda z, theta: _quotient(z * z, theta), self._at.theta)
+        return np.sqrt(sum(np.sum(part, axis=(-2, -1)) for part in squares.parts()))
 
     def velocity(self, Z: Blocks) -> Array:
         """How the factors move when the matrix moves along a tangent vector."""
@@ -252,8 +258,12 @@ def _jacobi_frame(X: Array, d: Array, Y: Array) -> Frame:
 
 def _jacobi(A: Array) -> tuple[Array, Array, Array]:
     """U, s and V of a matrix that is well conditioned but for the scales of its columns."""
-    # joba=0 promises just that; jobr=jobp=0: tiny columns are neither dropped nor disturbed.
-    s, U, V, work, _, info = lapack.dgejsv(A, joba=0, jobu=0, jobv=0, jobr=0, jobp=0)
+    # LAPACK drops normal numbers beside others, so that A is scaled to the middle of the range.
+    shift = 500 - int(np.frexp(np.abs(A).max())[1])
+    # joba=0 promises such columns; jobr=jobp=0: tiny ones are neither dropped nor disturbed.
+    s, U, V, work, _, info = lapack.dgejsv(
+        np.ldexp(A, shift), joba=0, jobu=0, jobv=0, jobr=0, jobp=0
+    )
     if info or not np.isfinite(s).all():
         raise np.linalg.LinAlgError(f"the Jacobi method did not converge: info = {info}")
-    return U, s * (work[0] / work[1]), V
+    return U, np.ldexp(s * (work[0] / work[1]), -shift), V

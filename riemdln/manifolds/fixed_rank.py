@@ -395,7 +395,7 @@ class FixedRank(MetricManifold):
         frame = require_frame(name, point, *self._shape, self._k)
         if frame.s.ndim != 1:
             raise ValueError(f"{name} must be a single point, got a stack of {len(frame.s)}")
-        if not self._metric.keeps_rank:
+        if not self._metric.keeps_rank:  # type: ignore[attr-defined]
             return FactorCoordinates(self, frame, FixedRankPoint)
         geometry = MatrixGeometry(
             at_frame=self._metric.at_frame,  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from riemdln._arrays import (
     integer,
     point_of_shape,
 )
-from riemdln._frame import whole_frame
+from riemdln._frame import Frame, whole_frame
 from riemdln.geodesics import exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
 from riemdln.manifolds._coordinates import (
@@ -202,9 +202,9 @@ class FullRank(MetricManifold):
         """
         (m, n), frame = self._shape, None
         if isinstance(point, (tuple, list)) and [*map(np.ndim, point)] in ([2, 1, 2], [3, 2, 3]):
-            frame = require_frame(name, point, m, n, min(m, n))
+            frame = self._checked_frame(name, require_frame(name, point, m, n, min(m, n)))
             point = frame.U * frame.s[..., None, :] @ frame.Vt
-        points = finite_array(name, point)
+        points = finite_array(name, point).astype(np.float64)
         if points.shape[-2:] != self._shape or points.ndim not in (2, 3) or not points.size:
             raise ValueError(
                 f"{name} must have shape {self._shape}, as the points of {self}, or be a stack of "
@@ -212,18 +212,19 @@ class FullRank(MetricManifold):
             )
         for W in points.reshape(-1, m, n):
             self._point(name, W)
-        if self._metric.keeps_rank:
+        if getattr(self._metric, "keeps_rank", False):
             geometry = MatrixGeometry(
                 at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
                 covector=lambda place, P: place.frame.split(self._gradient(P, place.matrix)),
                 tangent=lambda place, Z: place.frame.split(self._gradient(Z, place.matrix)),
                 point=lambda place: self.projection(place.matrix, place.matrix),
                 record=lambda place: FixedRankPoint(*place.frame) if frame else place.point,
+                factors=self._factors,
             )
-            return MultiplicativeCoordinates(geometry, frame or whole_frame(points))
+            return MultiplicativeCoordinates(geometry, frame or self._frame_of(points))
         if points.ndim == 2:
             return AmbientCoordinates(self, points, name)
-        return StackCoordinates(self._metric.at, points, self._gradient)
+        return StackCoordinates(self._at_stack, points, self._gradient)
 
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:
         """A tangent vector at another point, by the transport that the manifold was made with."""
@@ -241,6 +242,21 @@ class FullRank(MetricManifold):
         geodesic = geodesic_between(self._metric, point_a, point_b)
         middle = geodesic.points[len(geodesic.points) // 2]
         return Connection(geodesic.length, geodesic.velocities[0].copy(), middle.copy())
+
+    def _checked_frame(self, name: str, frame: Frame) -> Frame:
+        """A start u diag(s) vt, if it is one on this manifold."""
+        return frame
+
+    def _frame_of(self, points: Matrix) -> Frame:
+        """The frame of a start."""
+        return whole_frame(points)
+
+    def _factors(self, X: Matrix, Y: Matrix) -> tuple[Matrix, Matrix]:
+        """The factors of a flow's matrix X diag(d) Y^T."""
+        return X, Y
+
+    def _at_stack(self, points: Matrix) -> MetricAt:
+        return self._metric.at(points)
 
     def _gradient(self, value: Any, points: Matrix) -> Matrix:
         """What a cost gives as its gradient at a point, or at a stack of points."""

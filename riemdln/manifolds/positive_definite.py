@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from riemdln._arrays import Rng, limits
+from riemdln._frame import Frame
 from riemdln.manifolds.full_rank import FullRank
-from riemdln.metrics import Metric, SpectralMetric
+from riemdln.metrics import Metric, MetricAt, SpectralMetric
 from riemdln.retractions import Retraction
 from riemdln.transports import Transport
 
@@ -122,6 +123,25 @@ class PositiveDefinite(FullRank):
         P = _symmetric(super()._checked("euclidean_gradient", euclidean_gradient))
         H = _symmetric(super()._checked("euclidean_hessian", euclidean_hessian))
         return _symmetric(super().euclidean_to_riemannian_hessian(point, P, H, tangent_vector))
+
+    def _checked_frame(self, name: str, frame: Frame) -> Frame:
+        u, s, vt = frame
+        if not np.allclose(vt, u.mT, rtol=0, atol=1e-8):
+            raise ValueError(f"{name} must be a triple (u, s, u^T), so that it is symmetric")
+        return Frame(u, s, u.mT)
+
+    def _frame_of(self, points: Matrix) -> Frame:
+        values, U = np.linalg.eigh(_symmetric(points))
+        return Frame(U, np.maximum(values, 0.0), U.mT)
+
+    def _factors(self, X: Matrix, Y: Matrix) -> tuple[Matrix, Matrix]:
+        mean = (X + Y) / 2  # from which they part by rounding errors
+        return mean, mean
+
+    def _at_stack(self, points: Matrix) -> MetricAt:
+        for W in points:
+            self._point("the point of a flow", W)
+        return super()._at_stack(points)
 
     def _retract(self, point: ArrayLike, tangent_vector: Matrix) -> Matrix:
         return _symmetric(super()._retract(point, tangent_vector))

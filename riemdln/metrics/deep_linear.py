@@ -103,6 +103,11 @@ class DeepLinearMetric(SpectralMetric):
             return cone_geodesic(W_a, W_b, self.depth, times)
         return super().known_geodesic(W_a, W_b, times)
 
+    @property
+    def keeps_rank(self) -> bool:
+        """Whether no flow changes the rank: at depths of 2 and more."""
+        return self.depth >= 2
+
     def entropy(self, W: Array) -> Array:
         r"""The logarithm of the volume of the balanced layers over W, up to a constant.
 

@@ -44,9 +44,6 @@ class Metric(abc.ABC):
     ends_at_lower_rank : bool
         Whether geodesics end at matrices of lower rank, so that square matrices with determinants
         of opposite sign are not connected. False unless a subclass says otherwise.
-    keeps_rank : bool
-        Whether no flow of gradients changes the rank of a matrix or the sign of its determinant.
-        False unless a subclass says otherwise.
     is_pure : bool
         Whether the metric depends on nothing but the point, so that what was computed may be
         remembered. False unless a subclass says otherwise.
@@ -70,7 +67,6 @@ class Metric(abc.ABC):
     """
 
     ends_at_lower_rank: bool = False
-    keeps_rank: bool = False
     is_pure: bool = False
 
     def at(self, W: Array, *, rank: int | None = None) -> MetricAt:
