@@ -318,6 +318,13 @@ def test_what_has_no_size_does_not_move(rng):
     moved = velocity_of_matrix(coordinates.state, velocity, (4, 3), 2, np.array([2.0, 0.0]))
     W = 2 * np.outer(U[:, 0], V[:, 0])
     assert_near(moved, sharp_by_powers(W, P, 2), atol=1e-8)
+    # What a vector has where nothing can move is not followed, however it came there.
+    Up, M, Vp = (rng.standard_normal(size) for size in ((4, 2), (2, 2), (3, 2)))
+    M[0] = M[:, 0] = 0.0
+    Up, Vp = Up - U @ (U.T @ Up), Vp - V @ (V.T @ Vp)
+    X, Y = cut(place.velocity(place.tangent((Up, M, Vp))), (4, 3), 2)
+    assert_near(X @ [0, 1], 0.0, atol=1e-14)
+    assert_near(Y @ [0, 1], 0.0, atol=1e-14)
     zero = coordinates_around(FullRank(3, 2, DeepLinearMetric(2)), np.zeros((3, 2)))
     place = zero.at(zero.state)
     np.testing.assert_array_equal(place.singular_values, [0, 0])
@@ -503,8 +510,9 @@ LEAVE_RANK = [
     SpectralMetric(0.5),
     SpectralMetric(lambda s, t: 1.0),
     SpectralMetric(lambda s, t: (s + t) ** 0.5),
-    SpectralMetric(lambda s, t: s + t**0.5),  # one edge alone
-    SpectralMetric(lambda s, t: s**0.5 + t),
+    # Beside one zero singular value alone, on either side.
+    SpectralMetric(lambda s, t: s + t + np.maximum(t - s, 0.0) ** 0.5),
+    SpectralMetric(lambda s, t: s + t + np.maximum(s - t, 0.0) ** 0.5),
     SpectralMetric(lambda s, t: (s + t) * (1 + 1 / (s + 1e-200))),
     SpectralMetric(lambda s, t: (s**2 + t**2) / abs(s - t)),  # has no finite values at s = t
     SpectralMetric(DeepLinearKernel(2) + 0.1),
