@@ -68,6 +68,8 @@ sphinx_gallery_conf = {
             "plot_single_output.py",
             "plot_balance.py",
             "plot_singular_values.py",
+            "plot_through_a_saddle.py",
+            "plot_stiff_flows.py",
             "plot_matrix_completion.py",
             "plot_ratings.py",
             "plot_solvers.py",

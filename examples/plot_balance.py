@@ -87,9 +87,8 @@ for depth, shape in CASES:
         for name, left, right in identities(layers):
             error = np.linalg.norm(left - right) / np.linalg.norm(right)
             errors[depth, shape].setdefault(name, []).append(error)
-    values = [np.linalg.svd(W, compute_uv=False) for W in flow.points]
     roots = [[np.linalg.svd(W, compute_uv=False) for W in layers] for layers in flow.layers]
-    spread = np.max(np.abs(np.array(roots) ** depth - np.array(values)[:, None]))
+    spread = np.max(np.abs(np.array(roots) ** depth - flow.singular_values[:, None]))
     worst = np.max(list(errors[depth, shape].values()))
     print(
         f"{shape[0]} x {shape[1]}, depth {depth}: loss {flow.costs[0]:.2f} to "
@@ -199,8 +198,7 @@ figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
 
 depth, shape = 3, (4, 4)
 flow, dots = flows[depth, shape], np.arange(0, len(times), 5)
-values = np.linalg.svd(flow.points, compute_uv=False)
-shared.semilogy(times, values, color="0.3", label=["end to end", None, None, None])
+shared.semilogy(times, flow.singular_values, color="0.3", label=["end to end", None, None, None])
 for j, marker, size in ((1, "o", 11), (2, "s", 7), (3, ".", 6)):
     roots = np.linalg.svd([flow.layers[k][j - 1] for k in dots], compute_uv=False)
     labels = [f"layer {j}, to the third power", None, None, None]

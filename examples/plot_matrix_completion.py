@@ -55,12 +55,9 @@ def random_completion(seed):
     return left * [3, 2] @ right.T, observed[rng.permutation(SIZE)][:, rng.permutation(SIZE)]
 
 
-def singular_values(W):
-    return np.linalg.svd(W, compute_uv=False)
-
-
-def effective_rank(W):
-    return np.exp(entropy(singular_values(W), axis=-1))
+def effective_rank(s):
+    """Of matrices with the singular values s."""
+    return np.exp(entropy(s, axis=-1))
 
 
 completions = [random_completion(seed) for seed in range(3)]
@@ -68,14 +65,14 @@ completions = [random_completion(seed) for seed in range(3)]
 # %%
 # The flow at four depths
 # -----------------------
-# All runs end where the training loss has just come below the same level. On the way there depth
+# All runs end where the training loss has come down to the same level. On the way there depth
 # does not help always: while its loss is still large, a deep run can be farther from the unobserved
 # entries than it was at the start. The kernel at infinite depth is the limit of
 # :math:`\theta_N / N`, so its flow takes N times as long as that of a great depth N.
 
 
 def run(depth, target, observed):
-    """Times, points and training losses of the flow until it comes below the level."""
+    """The flow until its training loss has come down to the level."""
     manifold = riemdln.FullRank(SIZE, SIZE, riemdln.DeepLinearMetric(depth))
 
     @pymanopt.function.autograd(manifold)
@@ -84,11 +81,10 @@ def run(depth, target, observed):
 
     problem = pymanopt.Problem(manifold, cost)
     times = np.concatenate([[0.0], np.geomspace(*SPANS[depth], 180)])
-    flow = riemdln.gradient_flow(problem, START, times, rtol=1e-6, atol=1e-9)
-    losses = flow.costs / flow.costs[0]
-    assert losses[-1] < LEVEL
-    end = np.argmax(losses < LEVEL) + 1
-    return flow.times[:end], flow.points[:end], losses[:end]
+    level = LEVEL * problem.cost(START)
+    flow = riemdln.gradient_flow(problem, START, times, rtol=1e-6, atol=1e-9, cost_tolerance=level)
+    assert flow.message == "reached the cost tolerance"
+    return flow
 
 
 def relative_error(points, target, observed):
@@ -101,22 +97,24 @@ DEPTHS = list(SPANS)
 runs = {depth: [run(depth, *completion) for completion in completions] for depth in DEPTHS}
 errors, ends = {}, {}
 for depth in DEPTHS:
-    points = [points for _, points, _ in runs[depth]]
+    points = [flow.points for flow in runs[depth]]
     errors[depth] = list(map(relative_error, points, *zip(*completions, strict=True)))
     ends[depth] = np.array([path[-1] for path in points])
 last_errors = np.array([[error[-1] for error in errors[depth]] for depth in DEPTHS])
-last_ranks = np.array([effective_rank(ends[depth]) for depth in DEPTHS])
+last_ranks = np.array(
+    [effective_rank([flow.singular_values[-1] for flow in runs[depth]]) for depth in DEPTHS]
+)
 for depth, error, rank in zip(DEPTHS, last_errors, last_ranks, strict=True):
     print(
         f"depth {depth}: relative error on the unobserved entries {np.round(error, 3)}, effective "
         f"rank {np.round(rank, 2)}"
     )
-true_ranks = effective_rank(np.array([target for target, _ in completions]))
+true_ranks = effective_rank([np.linalg.svd(target)[1] for target, _ in completions])
 print(f"true effective rank {np.round(true_ranks, 2)}")
 
 # The Euclidean flow does not touch what is not observed.
-for (_, observed), (_, points, _) in zip(completions, runs[1], strict=True):
-    assert np.all(points[:, ~observed] == START[~observed])
+for (_, observed), flow in zip(completions, runs[1], strict=True):
+    assert np.all(flow.points[:, ~observed] == START[~observed])
 # Each step in depth brings the unobserved entries and the effective rank nearer to the target.
 assert np.all(np.diff(last_errors, axis=0) < 0)
 assert np.all(np.diff(last_ranks, axis=0) < 0)
@@ -133,17 +131,20 @@ METRICS = {depth: riemdln.DeepLinearMetric(depth) for depth in DEPTHS[1:]}
 basis = np.eye(SIZE**2).reshape(-1, SIZE, SIZE)
 changes = {}
 for depth, metric in METRICS.items():
-    for _, points, _ in runs[depth]:
-        volumes, entropies = metric.log_volume(points), metric.entropy(points)
-        s = singular_values(points)
+    for flow in runs[depth]:
+        volumes, entropies = metric.log_volume(flow.points), metric.entropy(flow.points)
+        s = flow.singular_values
         diagonal = -np.sum(np.log(DeepLinearKernel(depth)(s, s)), axis=-1) / 2
         assert np.allclose(volumes, diagonal - 2 * entropies)
         # The definition: the determinant of A_W as a matrix of n^2 rows and columns.
-        sharp = metric.sharp(points[-1], basis).reshape(SIZE**2, SIZE**2)
+        sharp = metric.sharp(flow.points[-1], basis).reshape(SIZE**2, SIZE**2)
         assert np.isclose(volumes[-1], -np.linalg.slogdet(sharp).logabsdet / 2)
         assert volumes[-1] < volumes[0]
         assert entropies[-1] > entropies[0]
-    units = [W / np.linalg.norm(W, axis=(1, 2), keepdims=True) for _, W, _ in runs[depth]]
+    units = [
+        flow.points / np.linalg.norm(flow.points, axis=(1, 2), keepdims=True)
+        for flow in runs[depth]
+    ]
     changes[depth] = [
         (metric.log_volume(W) - metric.log_volume(W[0]), metric.entropy(W) - metric.entropy(W[0]))
         for W in units
@@ -177,14 +178,15 @@ figure, axes = plt.subplots(2, 3, figsize=(15, 9), layout="constrained")
 (waiting, error, rank), (values, along, chosen) = axes
 
 for depth, colour in COLOURS.items():
-    for k, (times, points, losses) in enumerate(runs[depth]):
+    for k, flow in enumerate(runs[depth]):
+        losses, s = flow.costs / flow.costs[0], flow.singular_values
         # The first matrix stands out, so that its run can be followed from panel to panel.
         style = {"color": colour, "alpha": 0.4 if k else 1.0, "linewidth": 1.0 if k else 2.0}
-        half = np.interp(-0.5, -losses, times)
-        waiting.semilogy(times / half, losses, label=None if k else LABELS[depth], **style)
+        half = np.interp(-0.5, -losses, flow.times)
+        waiting.semilogy(flow.times / half, losses, label=None if k else LABELS[depth], **style)
         error.loglog(losses, errors[depth][k], **style)
-        rank.semilogx(losses, effective_rank(points), **style)
-        values.semilogy(np.arange(1, SIZE + 1), singular_values(points[-1]), ".-", **style)
+        rank.semilogx(losses, effective_rank(s), **style)
+        values.semilogy(np.arange(1, SIZE + 1), s[-1], ".-", **style)
         if depth > 1:
             volumes, entropies = changes[depth][k]
             along.semilogx(losses, volumes, **style)

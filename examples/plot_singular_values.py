@@ -50,10 +50,6 @@ def problem_at(depth):
     return pymanopt.Problem(manifold, cost)
 
 
-def singular_values(W):
-    return np.linalg.svd(W, compute_uv=False)
-
-
 flows = {}
 for depth, span in SPANS.items():
     times = np.concatenate([[0.0], np.geomspace(*span, 300)])
@@ -71,10 +67,10 @@ for depth, span in SPANS.items():
 def speeds_at(problem, depth, W):
     """The speeds of the singular values a short time after W: measured, and by the equation."""
     time = 1e-6 / np.linalg.norm(problem.riemannian_gradient(W))
-    points = riemdln.gradient_flow(problem, W, [0.0, time, 2 * time]).points
-    first, _, last = singular_values(points)
-    left, s, right = np.linalg.svd(points[1])
-    slopes = np.diag(left.T @ problem.euclidean_gradient(points[1]) @ right.T)
+    flow = riemdln.gradient_flow(problem, W, [0.0, time, 2 * time])
+    first, _, last = flow.singular_values
+    left, s, right = np.linalg.svd(flow.points[1])
+    slopes = np.diag(left.T @ problem.euclidean_gradient(flow.points[1]) @ right.T)
     theta = s**2 if np.isinf(depth) else depth * s ** (2 - 2 / depth)
     return (last - first) / (2 * time), -theta * slopes
 
@@ -83,7 +79,7 @@ speeds = {}
 for depth, flow in flows.items():
     problem = problem_at(depth)
     # While the last one is on its way: later all are at rest.
-    moving = np.argmax(singular_values(flow.points)[:, 3] > TARGET_VALUES[3] / 2)
+    moving = np.argmax(flow.singular_values[:, 3] > TARGET_VALUES[3] / 2)
     chosen = np.linspace(0, moving, 20).astype(int)
     pairs = np.array([speeds_at(problem, depth, flow.points[k]) for k in chosen])
     speeds[depth] = measured, expected = np.moveaxis(pairs, 1, 0)
@@ -101,7 +97,7 @@ for depth, flow in flows.items():
 
 halves, rises = {}, {}
 for depth, flow in flows.items():
-    shares = singular_values(flow.points) / TARGET_VALUES
+    shares = flow.singular_values / TARGET_VALUES
     tenth, half, most = (
         np.array([np.interp(level, share, flow.times) for share in shares.T])
         for level in (0.1, 0.5, 0.9)
@@ -126,7 +122,7 @@ figure, axes = plt.subplots(2, 3, figsize=(14, 8), layout="constrained")
 *trajectories, equation, steps = axes.flat
 for panel, (depth, colour), title in zip(trajectories, COLOURS.items(), TITLES, strict=True):
     flow = flows[depth]
-    panel.plot(flow.times / halves[depth][0], singular_values(flow.points), color=colour)
+    panel.plot(flow.times / halves[depth][0], flow.singular_values, color=colour)
     for value in TARGET_VALUES:
         panel.axhline(value, color="0.5", linewidth=0.8, linestyle=":")
     panel.set(

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from riemdln._arrays import NotFiniteError, finite, finite_array, is_triple
+from riemdln._arrays import NotFiniteError, finite_array, is_triple
 
-__all__ = ["OrthogonalPart", "ambient_matrix", "finite_block"]
+__all__ = ["OrthogonalPart", "ambient_matrix"]
 
 # What has products with blocks of vectors, and a transpose T that has them too.
 Ambient = Any
@@ -74,9 +74,3 @@ class OrthogonalPart:
     def __matmul__(self, columns: np.ndarray) -> np.ndarray:
         product = self._Z @ (columns - self._V @ (self._V.T @ columns))
         return product - self._U @ (self._U.T @ product)
-
-
-def finite_block(name: str, block: np.ndarray) -> np.ndarray:
-    """The array itself, if it has neither NaN nor infinity: a sum finds either at little cost."""
-    with np.errstate(all="ignore"):
-        return block if np.isfinite(np.sum(block)) else finite(name, block)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from riemdln._arrays import Array, certain, device, limits, namespace
+from riemdln._arrays import Array, device, everywhere, largest, limits, namespace
 
 __all__ = ["Blocks", "Frame", "singular_frame", "whole_frame"]
 
@@ -50,7 +50,7 @@ class Blocks:
 
     def parts(self) -> list[Array]:
         """The blocks of the tangent space that there are: M, then Up and Vp."""
-        return [self.M, *(part for part in (self.Up, self.Vp) if part is not None)]
+        return [part for part in (self.M, self.Up, self.Vp) if part is not None]
 
     def map(self, function: Callable[..., Array], *others: Blocks) -> Blocks:
         """A function of each of the tangent blocks, and of those of others."""
@@ -134,14 +134,14 @@ class Frame(NamedTuple):
 
     @property
     def rounding(self) -> Array:
-        """The threshold of the numerical rank, (..., 1): what is not above it is a rounding error.
+        """The threshold of the numerical rank, (...): what is not above it is a rounding error.
 
         As in numpy.linalg.matrix_rank it is max(m, n) times the machine epsilon times the largest
         one. A matrix of fixed rank is kept by its decomposition, whose size is that rank.
         """
-        size = self.s.shape[-1] if self.leaves_both else max(self.shape)
-        largest = namespace(self.s).max(self.s, axis=-1, keepdims=True)
-        return size * limits(self.s).eps * largest
+        (m, n), r = self.shape, self.s.shape[-1]
+        size = max(m, n) if r == min(m, n) else r
+        return size * limits(self.s).eps * largest(self.s, -1)
 
     def at_rank(self, rank: int | None) -> Frame:
         """The frame of the nearest matrix of a lower rank; None keeps the rank."""
@@ -152,23 +152,21 @@ class Frame(NamedTuple):
 
     def split(self, Z: Array) -> Blocks:
         """Cut a matrix into its blocks in this frame."""
-        U, Vt = self.U, self.Vt
+        U, _, Vt = self
         UtZ = Z if U is None else _product(U.mT, Z)
         M = UtZ if Vt is None else _product(UtZ, Vt.mT)
-        Up = Vp = rest = None
+        blocks = Blocks(None, M, None)
         if not self.spans_columns:
-            Up = (Z if Vt is None else _product(Z, Vt.mT)) - _product(U, M)
+            blocks.Up = (Z if Vt is None else _product(Z, Vt.mT)) - _product(U, M)
         if not self.spans_rows:
-            Vp = UtZ.mT - _product(Vt.mT, M.mT)
-        blocks = Blocks(Up, M, Vp)
-        if Up is not None and Vp is not None:
-            rest = Z - self.join(blocks)
-        blocks.rest = rest
+            blocks.Vp = UtZ.mT - _product(Vt.mT, M.mT)
+        if blocks.Up is not None and blocks.Vp is not None:
+            blocks.rest = Z - self.join(blocks)
         return blocks
 
     def join(self, blocks: Blocks) -> Array:
         """Put the blocks of a tangent vector together: U M V^T + Up V^T + U Vp^T."""
-        U, Vt, M = self.U, self.Vt, blocks.M
+        (U, _, Vt), M = self, blocks.M
         if blocks.Up is None:
             UtZ = M if Vt is None else _product(M, Vt)
             UtZ = UtZ if blocks.Vp is None else UtZ + blocks.Vp.mT
@@ -208,12 +206,12 @@ def singular_frame(W: Array) -> Frame:
         return Frame(*xp.linalg.svd(W, full_matrices=False))
     with np.errstate(over="ignore"):
         norm = xp.linalg.vector_norm(W, axis=(-2, -1), keepdims=True)
-    tiny, largest = limits(W).tiny ** 0.5 / limits(W).eps, limits(W).max ** 0.5
-    if certain(xp.all((norm > tiny) & (norm < largest)), otherwise=False):
+    (eps, tiny, most) = limits(W)
+    if everywhere((norm > tiny**0.5 / eps) & (norm < most**0.5), otherwise=False):
         unit, s = W / norm, norm[..., 0]
     else:
         # The squares of small or large entries are lost; scaled by the largest entry they are not.
-        scale = xp.max(xp.abs(W), axis=(-2, -1), keepdims=True)
+        scale = largest(xp.abs(W), (-2, -1), keepdims=True)
         scaled = W / xp.where(scale > 0, scale, 1.0)
         norm = xp.linalg.vector_norm(scaled, axis=(-2, -1), keepdims=True)
         first = xp.reshape(xp.arange(m * n, device=device(W)) == 0, (m, n))

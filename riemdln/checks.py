@@ -18,6 +18,7 @@ from pymanopt.manifolds.manifold import Manifold
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from riemdln._arrays import Rng, integer, random_generator, require_unmasked
+from riemdln._differences import central_difference
 from riemdln.metrics import Metric
 
 __all__ = [
@@ -394,11 +395,7 @@ def check_metric(metric: Metric, m: int, n: int, *, rng: Rng = None) -> MetricCh
 
     def differences(function: Callable[[Vector], Any]) -> Any:
         """The derivative along X, by central differences of fourth order."""
-        step = 1e-3 * unit
-        return sum(
-            weight * function(W + place * step * X) / step
-            for place, weight in ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
-        )
+        return central_difference(lambda step: function(W + step * X), 1e-3 * unit)
 
     expected = differences(lambda V: sharp(V, P))
     derivative = _relative(along_X - expected, sharp_P / unit)

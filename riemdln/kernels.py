@@ -20,6 +20,7 @@ from riemdln._arrays import (
     Array,
     certain,
     device,
+    everywhere,
     floating_arrays,
     limits,
     namespace,
@@ -27,6 +28,7 @@ from riemdln._arrays import (
     positive_number,
     real_depth,
 )
+from riemdln._differences import CENTRAL
 
 __all__ = ["DeepLinearKernel", "FunctionKernel", "Kernel", "as_kernel"]
 
@@ -243,11 +245,10 @@ class DeepLinearKernel(Kernel):
 
     Notes
     -----
-    The quotient is a smooth function of q = r^{1/2}: as (q - 1) (q + 1) (q^2 + 1) divided by
-    expm1((4 / N) ln q) it takes the rounding error of q, and adds none, both at r -> 1, where
-    numerator and denominator go to 0, and at r -> 0. The ratio q of the square roots does not
-    underflow, whatever s and t are; theta itself may, or overflow, since it is of the size of
-    M^{2 - 2/N}.
+    With x = ln r^2 the quotient is expm1(x) / expm1(x / N), a smooth function of x in which a
+    rounding error of x is harmless both at r -> 1, where x -> 0, and at r -> 0, where
+    x -> -inf. The ratio of the square roots does not underflow, whatever s and t are; theta itself
+    may, or overflow, since it is of the size of M^{2 - 2/N}.
 
     References
     ----------
@@ -288,22 +289,20 @@ class DeepLinearKernel(Kernel):
         if depth == 1:
             return _filled(1.0, s, t)
         if depth in _FEW_LAYERS:
-            # The sum over layers by Horner's rule: no term cancels another one.
+            # The sum over layers, in which no term cancels another one.
             a, b = s ** (2 / depth), t ** (2 / depth)
-            total = a + b
-            for layer in range(2, int(depth)):
-                total = total * a + b**layer
-            return total
+            if depth == 2:
+                return a + b
+            squares = a * a + b * b
+            return squares + a * b if depth == 3 else squares * (a + b)
         xp = namespace(s, t)
         root_s, root_t = xp.sqrt(s), xp.sqrt(t)
-        (eps, tiny, _) = limits(s)
-        ratio = xp.minimum(root_s, root_t) / xp.maximum(xp.maximum(root_s, tiny), root_t)
-        # Kept off one by less than rounding, so that the quotient is defined at r = 1.
-        ratio = xp.minimum(ratio, 1 - eps / 2)
+        positive = xp.maximum(root_s, limits(s).tiny)  # so that at s = t = 0 the ratio is 0
+        ratio = xp.minimum(root_s, root_t) / xp.maximum(positive, root_t)
         with np.errstate(divide="ignore"):  # ln 0 = -inf is the right limit
-            x = xp.log(ratio)
-        x = 4 * x if math.isinf(depth) else xp.expm1(4 / depth * x)
-        quotient = (ratio - 1) * (1 + ratio) * (1 + ratio * ratio) / x
+            # Kept off zero by less than rounding, so that the quotient is defined at r = 1.
+            x = xp.minimum(4 * xp.log(ratio), -1e-20)
+        quotient = xp.expm1(x) / (x if math.isinf(depth) else xp.expm1(x / depth))
         larger = xp.maximum(s ** (1 - 1 / depth), t ** (1 - 1 / depth))
         return larger * quotient * larger  # in this order 0 where the quotient is, for every M
 
@@ -332,7 +331,7 @@ class DeepLinearKernel(Kernel):
         close = xp.abs(a - b) <= _CLOSE * xp.maximum(a, b)
         run = (a - b) * (a + b)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            if same or certain(xp.all(a == b), otherwise=False):
+            if same or everywhere(a == b, otherwise=False):
                 return self._slope(a, t)
             rise = self._above_zero(a, t) - self._above_zero(b, t)
             quotient = rise / xp.where(close, 1.0, run)
@@ -523,8 +522,11 @@ def _numerical_divided_difference(kernel: Kernel, a: Array, b: Array, t: Array) 
         return quotient
     # A relative step of eps^(1/5) balances the error of fourth order against rounding.
     step, square = eps**0.2, (a**2 + b**2) / 2
-    places = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
     slope = variation(
-        [(weight, kernel(xp.sqrt(square * (1 + place * step)), t)) for place, weight in places]
+        [
+            (sign * weight, kernel(xp.sqrt(square * (1 + sign * place * step)), t))
+            for place, weight in CENTRAL
+            for sign in (1, -1)
+        ]
     )
     return xp.where(close, slope / xp.where(square > 0, square * step, 1.0), quotient)

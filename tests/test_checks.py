@@ -269,6 +269,16 @@ def test_powers_at_lower_rank_are_explained(power):
         check_metric(Power(power), 8, 2, rng=0)
 
 
+def test_a_sharp_of_single_precision_is_explained():
+    class Single(Metric):
+        def sharp(self, W, P):
+            return ((1 + W**2) * P).astype(np.float32)
+
+    message = r"^flat failed: flat did not converge: the residual of sharp\(Y\) = Z is"
+    with pytest.raises(CheckError, match=message):
+        check_metric(Single(), 2, 3, rng=0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_answers_that_are_no_real_finite_matrices_are_named(method):
     check_metric(Answering(method, lambda Z: Z), 3, 3, rng=0)

@@ -1,3 +1,4 @@
+import pickle
 import re
 from functools import partialmethod
 from itertools import pairwise
@@ -8,11 +9,30 @@ import pymanopt
 import pytest
 import scipy.integrate
 from pymanopt.manifolds import (
+    ComplexCircle,
+    ComplexEuclidean,
+    ComplexGrassmann,
+    Elliptope,
     Euclidean,
     FixedRankEmbedded,
+    Grassmann,
+    HermitianPositiveDefinite,
+    Oblique,
+    PoincareBall,
+    Positive,
     Product,
+    PSDFixedRank,
+    PSDFixedRankComplex,
+    SkewSymmetric,
+    SpecialHermitianPositiveDefinite,
     SpecialOrthogonalGroup,
     Sphere,
+    SphereSubspaceComplementIntersection,
+    SphereSubspaceIntersection,
+    Stiefel,
+    Symmetric,
+    SymmetricPositiveDefinite,
+    UnitaryGroup,
 )
 from tqdm import tqdm
 
@@ -21,6 +41,8 @@ from riemdln import (
     FixedRank,
     FlowError,
     FullRank,
+    KroneckerMetric,
+    PositiveDefinite,
     balanced_layers,
     end_to_end,
     gradient_flow,
@@ -221,18 +243,44 @@ def test_stops_at_a_gradient_tolerance(run):
     assert flow.gradient_norms[-1] == pytest.approx(1e-3, rel=1e-5)
     assert 1 < flow.times[-1] < 100
     assert len(flow.times) == len(flow.points) == len(flow.costs) == 3
+    assert (flow.status, flow.success) == (1, True)
     assert flow.message == "reached the gradient tolerance"
-    again = gradient_flow(problem, flow.points[-1], [0, 1], gradient_tolerance=1e-2)
-    assert len(again.times) == 1
+    assert flow.end_times == flow.times[-1]
+    assert flow.singular_values[-1] == pytest.approx(np.abs(flow.points[-1].ravel()), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "reason"),
+    [
+        ({"gradient_tolerance": 1e-3}, 1, "the gradient tolerance"),
+        ({"cost_tolerance": 2.1}, 2, "the cost tolerance"),
+        ({"stop": lambda *_: True}, 3, "to where stop is true"),
+    ],
+)
+@pytest.mark.parametrize("run", ["manifold", "network"])
+def test_what_is_met_at_the_first_time_is_no_success(run, ends, status, reason):
+    # Near the saddle 0 the gradient is small, and the cost 2.
+    problem = problem_on(FullRank(1, 1, DeepLinearMetric(2)), 2.0, 2)
+    run, start = {
+        "manifold": (gradient_flow, [[1e-8]]),
+        "network": (network_flow, balanced_layers([[1e-8]], 2)),
+    }[run]
+    with pytest.warns(UserWarning, match=f"{reason} at its first time already. Near a sad") as seen:
+        flow = run(problem, start, [3, 5], **ends)
+    assert seen[0].filename == __file__
+    assert (flow.status, flow.success, flow.end_times) == (status, False, 3.0)
+    assert flow.message.endswith(f"{reason}, at the first time already")
+    np.testing.assert_array_equal(flow.times, [3])
+    np.testing.assert_allclose(flow.points, [[[1e-8]]], rtol=1e-14)
 
 
 def test_goes_on_smoothly_to_lower_rank(rng):
     target = random_matrix(rng, 3, 4, [2.0, 0.0, 0.0])
     problem = problem_on(FullRank(3, 4, DeepLinearMetric(2)), target, 2)
-    flow = gradient_flow(problem, random_matrix(rng, 3, 4, [1.0, 1.0, 1.0]), [0, 1, 10, 100, 1000])
+    flow = gradient_flow(problem, random_matrix(rng, 3, 4, [1.0, 1.0, 1.0]), [0, 1, 10, 100])
     assert np.isfinite(flow.gradient_norms).all()
     assert np.all(np.diff(flow.costs) < 0)
-    assert flow.costs[-1] < 1e-5
+    assert flow.costs[-1] < 1e-4  # s_2 and s_3 fall as 1 / 2t
 
 
 def blowing_up():
@@ -251,8 +299,15 @@ def test_failure_of_the_integrator_keeps_what_was_computed():
         pytest.raises(FlowError, match="integrator DOP853 failed") as info,
     ):
         gradient_flow(blowing_up(), [[1.0]], [0, 0.01, 0.02, 10.0])
-    np.testing.assert_array_equal(info.value.result.times, [0, 0.01, 0.02])
-    assert info.value.result.message == "stopped by FlowError"
+    result = info.value.result
+    np.testing.assert_array_equal(result.times[:3], [0, 0.01, 0.02])
+    assert len(result.times) == 4
+    assert 0.04 < result.times[3] < 0.048  # w' = 9 w^{10/3}: w = (1 - 21 t)^{-3/7}
+    expected = (1 - 21 * result.times[:3]) ** (-3 / 7)
+    np.testing.assert_allclose(result.points[:3].ravel(), expected, rtol=1e-6)
+    assert np.all(np.diff(result.points.ravel()) > 0)
+    assert (result.status, result.success, result.message) == (-1, False, "stopped by FlowError")
+    assert result.end_times == result.times[3]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
@@ -280,22 +335,34 @@ def test_shows_progress_on_request(capsys):
     problem = problem_on(Euclidean(1, 1), 0.0, 2)
     for times in ([0, 1, 2], [-3, -1]):
         gradient_flow(problem, [[1.0]], times, progress=True)
-        assert f"100%|██████████| t = {times[-1]} of {times[-1]} [" in capsys.readouterr().err
+        shown = f"100%|██████████| t = {times[-1]} of {times[-1]}, cost 0.009158 ["  # e^{-4} / 2
+        assert shown in capsys.readouterr().err
     gradient_flow(problem, [[1.0]], [0, 1, 2])
     assert capsys.readouterr().err == ""
 
 
-def test_progress_is_the_time_that_the_flow_has_come_to(capsys, monkeypatch):
+def shown_progress(capsys, monkeypatch, **ends):
+    """The shares, times and costs that the bar of the flow e^{2 - t} shows, from t = 2 to 6."""
     monkeypatch.setattr(tqdm, "__init__", partialmethod(tqdm.__init__, mininterval=0, miniters=0))
     problem = problem_on(Euclidean(1, 1), 0.0, 2)
-    for tolerance, last in ((None, 6.0), (np.exp(-1.0), 3.0)):  # |x'| = e^{2 - t} from t = 2
-        gradient_flow(problem, [[1.0]], [2, 6], progress=True, gradient_tolerance=tolerance)
-        shown = re.findall(r"(\d+)%\|[^\r]*\| t = ([\d.]+) of 6 \[", capsys.readouterr().err)
-        shares, reached = np.array(shown, dtype=float).T
-        np.testing.assert_allclose(shares, 100 * (reached - 2) / 4, atol=0.6)
-        assert np.all(np.diff(reached) >= 0)
-        assert len(np.unique(reached)) > 2
-        assert reached[-1] == last
+    gradient_flow(problem, [[1.0]], [2, 6], progress=True, **ends)
+    bar = r"(\d+)%\|[^\r]*\| t = ([\d.]+) of 6, cost ([\d.e-]+) \["
+    return np.array(re.findall(bar, capsys.readouterr().err), dtype=float).T
+
+
+@pytest.mark.parametrize(("tolerance", "last"), [(None, 6.0), (np.exp(-1.0), 3.0)])
+def test_progress_is_the_time_that_the_flow_has_come_to(capsys, monkeypatch, tolerance, last):
+    shares, reached, _ = shown_progress(capsys, monkeypatch, gradient_tolerance=tolerance)
+    np.testing.assert_allclose(shares, 100 * (reached - 2) / 4, atol=0.6)
+    assert np.all(np.diff(reached) >= 0)
+    assert len(np.unique(reached)) > 2
+    assert reached[-1] == last
+
+
+@pytest.mark.parametrize("tolerance", [None, np.exp(-1.0)])
+def test_progress_shows_the_cost_at_its_time(capsys, monkeypatch, tolerance):
+    _, reached, costs = shown_progress(capsys, monkeypatch, gradient_tolerance=tolerance)
+    np.testing.assert_allclose(costs, np.exp(-2 * (reached - 2)) / 2, rtol=5e-3)
 
 
 @pytest.mark.parametrize("times", [[0, 0], [1, 0], [], [[0, 1]], [0, np.nan]])
@@ -451,9 +518,9 @@ def test_a_step_may_be_as_long_as_it_likes():
         gradient_flow(problem, np.eye(2), [0, 1], first_step=np.inf)
 
 
-@pytest.mark.parametrize("method", ["DOP853", "RK45", "LSODA", "Radau", "BDF"])
-def test_counts_the_velocities_and_says_that_it_succeeded(method):
-    evaluations, manifold = [], Euclidean(3)
+def counted(manifold, ends_after=np.inf):
+    """The quarter of the fourth powers, a list of where its gradient was asked for, and a limit."""
+    evaluations = []
 
     @pymanopt.function.numpy(manifold)
     def cost(x):
@@ -461,18 +528,41 @@ def test_counts_the_velocities_and_says_that_it_succeeded(method):
 
     @pymanopt.function.numpy(manifold)
     def gradient(x):
+        if len(evaluations) == ends_after:
+            raise KeyboardInterrupt
         evaluations.append(x)
         return x**3
 
-    problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
-    times = [0, 0.1, 0.4, 1]
-    flow = gradient_flow(problem, [1.0, 2.0, 3.0], times, method=method)
-    assert flow.nfev == len(evaluations) - len(times)  # each time its norm is asked for once
-    assert flow.success is True
-    assert flow.message == "reached the last time"
-    flow = gradient_flow(problem, [1.0, 2.0, 3.0], [0, 100], gradient_tolerance=0.1, method=method)
-    assert flow.success is True
-    assert flow.message == "reached the gradient tolerance"
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient), evaluations
+
+
+METHODS = ["RK45", "DOP853", "Radau", "BDF", "LSODA"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("run", ["manifold", "network"])
+def test_counts_all_gradients_and_says_that_it_succeeded(run, method):
+    # Of observations, bisections, difference quotients and new frames too.
+    for times, ends, reason in (
+        ([0, 0.1, 0.4, 1], {}, "reached the last time"),
+        ([0, 100], {"gradient_tolerance": 0.01}, "reached the gradient tolerance"),
+    ):
+        problem, evaluations = counted(FullRank(2, 2, DeepLinearMetric(2)))
+        if run == "manifold":
+            flow = gradient_flow(problem, [[1.0, 0.2], [0, 2]], times, method=method, **ends)
+        else:
+            layers = balanced_layers([[1.0, 0.2], [0, 2]], 2)
+            flow = network_flow(problem, layers, times, method=method, **ends)
+        assert flow.nfev == len(evaluations) > 20
+        assert flow.success is True
+        assert flow.message == reason
+
+
+def test_counts_the_gradients_of_an_interrupted_flow():
+    problem, _ = counted(Euclidean(3), 50)
+    with pytest.raises(KeyboardInterrupt) as info:
+        gradient_flow(problem, [1.0, 2.0, 3.0], [0, 100])
+    assert info.value.result.nfev in (50, 51)  # the one that was interrupted may count
 
 
 def ending_at_a_half(manifold, what, value=np.nan):
@@ -507,11 +597,16 @@ def test_a_gradient_that_ends_within_the_flow_is_named(manifold, method):
     assert float(found[1]) == pytest.approx(end, abs=0.1)
     assert float(found[2]) == pytest.approx(end, abs=0.1)
     result = info.value.result
-    np.testing.assert_array_equal(result.times, [0, 0.1, 0.2])
-    assert result.message == "stopped by FlowError"
+    np.testing.assert_array_equal(result.times[:3], [0, 0.1, 0.2])
+    assert len(result.times) == 4  # and where the last step led
+    assert 0.2 < result.times[3] == result.end_times < end + 1e-3
+    t = result.times
+    expected = np.exp(-t) if manifold.__class__ is Euclidean else 1 / (1 + 2 * t)
+    np.testing.assert_allclose(result.points.ravel(), expected, rtol=1e-4)
+    np.testing.assert_allclose(result.costs, result.points.ravel() ** 2 / 2, rtol=1e-12)
+    assert (result.status, result.message) == (-1, "stopped by FlowError")
     assert result.success is False
     assert result.nfev > 10
-    assert np.isfinite(result.points).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -521,10 +616,17 @@ def test_a_cost_that_is_not_finite_is_named(method, value):
     message = f"^the cost is not finite at time 1: it is {value}"
     with pytest.raises(FlowError, match=message) as info:
         gradient_flow(problem, [[1.0]], [0, 0.1, 1.0, 5.0], method=method)
-    np.testing.assert_array_equal(info.value.result.times, [0, 0.1])
+    # Where a step has led to before 1 the cost may not be finite either.
+    result = info.value.result
+    np.testing.assert_array_equal(result.times[:2], [0, 0.1])
+    assert np.all(result.times <= np.log(2))
+    np.testing.assert_allclose(result.costs, np.exp(-2 * result.times) / 2, rtol=1e-5)
     with pytest.raises(FlowError, match=message) as info:
         network_flow(problem, [[[1.0]], [[1.0]]], [0, 0.1, 1.0, 5.0], method=method)
-    assert len(info.value.result.layers) == 2
+    result = info.value.result
+    np.testing.assert_array_equal(result.times[:2], [0, 0.1])
+    assert len(result.layers) == len(result.times)
+    assert np.isfinite(result.costs).all()
 
 
 def test_a_norm_that_ends_where_a_step_has_led_is_named():
@@ -583,7 +685,10 @@ def test_errors_of_the_cost_stay_what_they_are(error):
         gradient_flow(problem, [[1.0]], [0, 0.1, 5.0])
     assert type(info.value) is error
     assert str(info.value) == "of the cost"
-    np.testing.assert_array_equal(info.value.result.times, [0, 0.1])
+    result = info.value.result
+    np.testing.assert_array_equal(result.times[:2], [0, 0.1])
+    assert len(result.times) == 3
+    np.testing.assert_allclose(result.points.ravel(), np.exp(-result.times), rtol=1e-6)
 
 
 def test_layers_of_a_width_that_the_manifold_has_not_are_refused():
@@ -597,3 +702,425 @@ def test_layers_of_a_width_that_the_manifold_has_not_are_refused():
     for width in (1, 3):
         with pytest.raises(ValueError, match=r"^the end-to-end matrix .* \(4, 3\) and rank 2"):
             network_flow(problem, [np.ones((width, 3)), np.ones((4, width))], [0, 1])
+
+
+def half_square(manifold, target=0.0):
+    return problem_on(manifold, target, 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stop_ends_where_it_becomes_true(method):
+    # w' = 2 w (3 - w) from 1 is 3 / (1 + 2 e^{-6t}): it comes to 2 at t = ln(4) / 6.
+    problem, seen = problem_on(FullRank(1, 1, DeepLinearMetric(2)), 3.0, 2), []
+
+    def stop(*state):
+        seen.append(state)
+        return state[1][0, 0] >= 2
+
+    flow = gradient_flow(problem, [[1.0]], [0, 0.1, 5], stop=stop, method=method, rtol=1e-9)
+    assert flow.end_times == pytest.approx(np.log(4) / 6, rel=1e-6)
+    np.testing.assert_array_equal(flow.times, [0, 0.1, flow.end_times])
+    np.testing.assert_allclose(flow.points[-1], 2, rtol=1e-6)
+    assert (flow.status, flow.success) == (3, True)
+    assert flow.message == "came to where stop is true"
+    for time, point, cost, norm in seen:
+        assert point.shape == (1, 1)
+        w = point[0, 0]
+        assert type(cost) is type(norm) is float
+        assert w == pytest.approx(3 / (1 + 2 * np.exp(-6 * time)), rel=1e-6)
+        assert cost == pytest.approx((w - 3) ** 2 / 2, rel=1e-12)
+        assert norm == pytest.approx(np.sqrt(2 * w) * (3 - w), rel=1e-9)  # |p| theta^{1/2}
+
+
+def test_stop_of_a_network_and_of_triples_gets_their_points():
+    seen = []
+
+    def stop(time, point, cost, norm):
+        seen.append(point)
+        return time >= 0.25
+
+    metric = DeepLinearMetric(2)
+    problem = problem_on(FullRank(1, 1, metric), 3.0, 2)
+    flow = network_flow(problem, balanced_layers([[1.0]], 2), [0, 5], stop=stop)
+    assert flow.end_times == pytest.approx(0.25, rel=1e-9)
+    np.testing.assert_allclose(flow.points[-1], 3 / (1 + 2 * np.exp(-1.5)), rtol=1e-6)
+    assert all(point.shape == (1, 1) for point in seen)
+    seen.clear()
+    flow = gradient_flow(problem, (np.eye(1), np.ones(1), np.eye(1)), [0, 5], stop=stop)
+    assert all(point.s.shape == (1,) for point in seen)
+    assert flow.points[-1].s == pytest.approx(3 / (1 + 2 * np.exp(-1.5)), rel=1e-6)
+
+
+@pytest.mark.parametrize("tolerance", ["gradient_tolerance", "cost_tolerance"])
+def test_it_is_stop_that_ended_what_it_ended(tolerance):
+    # Of e^{-t}: at t = 0.7 both the gradient and the cost are above their tolerances.
+    flow = gradient_flow(
+        half_square(Euclidean(1, 1)),
+        [[1.0]],
+        [0, 5.0],
+        stop=lambda time, *_: time >= 0.7,
+        **{tolerance: 0.1},
+    )
+    assert flow.end_times == pytest.approx(0.7, rel=1e-9)
+    assert flow.status == 3
+    assert flow.message == "came to where stop is true"
+
+
+@pytest.mark.parametrize("run", ["manifold", "network"])
+@pytest.mark.parametrize(("ends", "status"), [((0.3, 0.02), 1), ((0.1, 0.02), 2)])
+def test_the_end_that_comes_first_ends_it(run, ends, status):
+    # Of e^{-t} the gradient is e^{-t} and the cost e^{-2t} / 2.
+    ends = dict(zip(("gradient_tolerance", "cost_tolerance"), ends, strict=True))
+    problem = half_square(Euclidean(1, 1))
+    if run == "manifold":
+        flow = gradient_flow(problem, [[1.0]], [0, 5.0], **ends)
+    else:
+        flow = network_flow(problem, [np.ones((1, 1))], [0, 5.0], **ends)
+    assert flow.status == status
+    expected = -np.log(0.3) if status == 1 else -np.log(0.04) / 2
+    assert flow.end_times == pytest.approx(expected, rel=1e-6)
+    assert flow.times[-1] == flow.end_times
+
+
+def test_refuses_ends_that_are_none():
+    problem = half_square(Euclidean(1, 1))
+    for name, value, error in (
+        ("cost_tolerance", np.nan, ValueError),
+        ("cost_tolerance", "small", TypeError),
+        ("gradient_tolerance", -1.0, ValueError),
+        ("stop", 3, TypeError),
+    ):
+        for run, start in ((gradient_flow, [[1.0]]), (network_flow, [[[1.0]]])):
+            with pytest.raises(error, match=f"^{name} must be"):
+                run(problem, start, [0, 1], **{name: value})
+
+
+def test_a_cost_tolerance_may_be_negative():
+    # From 0 the cost 1/2 (w - 1)^2 - 1/2 falls to -1/4: w = 1 - e^{-t} = 1 - 2^{-1/2}.
+    manifold = Euclidean(1)
+
+    @pymanopt.function.autograd(manifold)
+    def cost(w):
+        return anp.sum((w - 1) ** 2) / 2 - 0.5
+
+    flow = gradient_flow(pymanopt.Problem(manifold, cost), [0.0], [0, 9], cost_tolerance=-0.25)
+    assert flow.end_times == pytest.approx(np.log(2) / 2, rel=1e-6)
+    assert (flow.status, flow.message) == (2, "reached the cost tolerance")
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_tolerances_of_networks_say_what_is_wrong(network):
+    problem = half_square(Euclidean(1, 1))
+    run, start = (network_flow, [[[1.0]]]) if network else (gradient_flow, [[1.0]])
+    for name in ("rtol", "atol"):
+        with pytest.raises(TypeError, match=f"^{name} must be"):
+            run(problem, start, [0, 1], **{name: "a"})
+
+
+@pytest.mark.parametrize(
+    "manifold",
+    [
+        FullRank(3, 2, DeepLinearMetric(3)),
+        FullRank(3, 2, DeepLinearMetric(1)),
+        PositiveDefinite(3, DeepLinearMetric(2)),
+        FixedRank(4, 3, 2, DeepLinearMetric(2)),
+        FixedRank(4, 3, 2, DeepLinearMetric(1)),
+        Stiefel(4, 2),
+        SpecialOrthogonalGroup(3),
+        Product([FullRank(2, 2, DeepLinearMetric(2)), Sphere(3)]),
+    ],
+    ids=str,
+)
+def test_a_riemannian_gradient_may_be_given(manifold):
+    np.random.seed(3)  # noqa: NPY002, pymanopt's manifolds draw from it
+    point, is_product = manifold.random_point(), isinstance(manifold, Product)
+
+    @pymanopt.function.autograd(manifold)
+    def cost(*parts):
+        W = parts[0] * parts[1] @ parts[2] if len(parts) == 3 else parts[0]
+        total = anp.sum((W - 0.3) ** 4) / 4 + anp.sum(W[0] ** 3)
+        return total + anp.sum(parts[1] ** 3) if len(parts) == 2 else total
+
+    problem = pymanopt.Problem(manifold, cost)
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(*parts):
+        x = parts[0] if len(parts) == 1 else list(parts) if is_product else parts
+        vector = manifold.euclidean_to_riemannian_gradient(x, problem.euclidean_gradient(x))
+        return list(vector) if is_product else vector
+
+    # A cost without autodiff: no other gradient can be made.
+    plain = pymanopt.function.numpy(manifold)(lambda *parts: cost(*parts))
+    given = pymanopt.Problem(manifold, plain, riemannian_gradient=gradient)
+    times = [0, 0.05, 0.2]
+    flow, expected = (gradient_flow(p, point, times, **TIGHT) for p in (given, problem))
+    np.testing.assert_allclose(flow.costs, expected.costs, rtol=1e-10)
+    np.testing.assert_allclose(flow.gradient_norms, expected.gradient_norms, rtol=1e-8)
+    assert flow.costs[-1] < 0.99 * flow.costs[0]
+    # The norms are those of the manifold at the points.
+    for x, norm in zip(flow.points, flow.gradient_norms, strict=True):
+        assert manifold.norm(x, given.riemannian_gradient(x)) == pytest.approx(norm, rel=1e-8)
+
+
+def test_singular_values_are_those_of_matrices(rng):
+    metric, times = DeepLinearMetric(2), [0, 0.1, 0.5]
+    start = random_matrix(rng, 3, 2, [1.0, 0.2])
+    for manifold in (
+        FullRank(3, 2, metric),
+        FullRank(3, 2, DeepLinearMetric(1)),
+        Euclidean(3, 2),
+        FullRank(3, 2, KroneckerMetric(np.diag([1.0, 2, 3]), np.eye(2))),
+    ):
+        flow = gradient_flow(problem_on(manifold, 1.0), start, times)
+        assert flow.singular_values.shape == (3, 2)
+        expected = np.linalg.svd(flow.points, compute_uv=False)
+        np.testing.assert_allclose(flow.singular_values, expected, rtol=1e-12)
+    for depth in (1, 2):
+        manifold = FixedRank(4, 3, 2, DeepLinearMetric(depth), rng=0)
+        flow = gradient_flow(on_triples(manifold, 1.0), manifold.random_point(), times)
+        assert flow.singular_values.shape == (3, 2)
+        np.testing.assert_allclose(flow.singular_values, [point.s for point in flow.points])
+    x = np.array([0.6, 0.0, 0.8])
+    assert gradient_flow(problem_on(Sphere(3), 1.0), x, times).singular_values is None
+    product = Product([Sphere(3), Euclidean(2, 2)])
+
+    @pymanopt.function.autograd(product)
+    def cost(x, W):
+        return anp.sum(x**3) + anp.sum(W**2)
+
+    flow = gradient_flow(pymanopt.Problem(product, cost), [x, np.eye(2)], times)
+    assert flow.singular_values is None
+
+
+def on_triples(manifold, target):
+    @pymanopt.function.autograd(manifold)
+    def cost(u, s, vt):
+        return anp.sum((u * s @ vt - target) ** 2) / 2
+
+    return pymanopt.Problem(manifold, cost)
+
+
+# The flow of <A, x> + |x|^4 / 4 does on each of these, of the columns of what is a quotient the
+# trace of x x^T B.
+WITH_ARRAYS = [
+    Euclidean(3),
+    Euclidean(2, 3),
+    Euclidean(2, 2, 2),
+    Symmetric(3),
+    SkewSymmetric(3),
+    Sphere(4),
+    SphereSubspaceIntersection(np.eye(4)[:, :3]),
+    SphereSubspaceComplementIntersection(np.eye(4)[:, :1]),
+    Oblique(3, 2),
+    Stiefel(4, 2),
+    Stiefel(4, 2, k=3),
+    Stiefel(4, 2, retraction="polar"),
+    Grassmann(4, 2),
+    Grassmann(4, 2, k=2),
+    SpecialOrthogonalGroup(3),
+    SpecialOrthogonalGroup(3, k=2),
+    SpecialOrthogonalGroup(3, retraction="polar"),
+    SymmetricPositiveDefinite(3),
+    SymmetricPositiveDefinite(3, k=2),
+    Positive(2, 3),
+    PoincareBall(3),
+    PoincareBall(3, k=2),
+    PSDFixedRank(4, 2),
+    Elliptope(4, 2),
+    FullRank(2, 3, DeepLinearMetric(1)),
+    FullRank(2, 3, DeepLinearMetric(3)),
+    FullRank(3, 3, DeepLinearMetric(np.inf)),
+    FullRank(2, 3, KroneckerMetric(np.diag([1.0, 2.0]), np.eye(3))),
+    PositiveDefinite(3, DeepLinearMetric(1)),
+    PositiveDefinite(3, DeepLinearMetric(2)),
+]
+
+
+@pytest.mark.parametrize("manifold", WITH_ARRAYS, ids=str)
+def test_the_cost_falls_as_the_square_of_the_norm(manifold):
+    np.random.seed(1)  # noqa: NPY002, pymanopt's manifolds draw from it
+    start = manifold.random_point()
+    A = np.cos(np.arange(start.size)).reshape(start.shape) / 2
+    B = A if start.ndim < 2 else np.diag(np.arange(1.0, start.shape[-2] + 1)) + 0.1
+
+    @pymanopt.function.autograd(manifold)
+    def cost(x):
+        if isinstance(manifold, (PSDFixedRank, Elliptope)):
+            return anp.sum((x @ x.T) * B)
+        if isinstance(manifold, Grassmann):
+            return anp.sum((B @ x) * x)
+        return anp.sum(A * x) + anp.sum(x**4) / 4
+
+    h, time = 1e-3, 0.1
+    times = [0, *(time + h * np.arange(-2, 3))]
+    flow = gradient_flow(pymanopt.Problem(manifold, cost), start, times, rtol=1e-11, atol=1e-13)
+    slope = flow.costs[1:] @ [1, -8, 0, 8, -1] / (12 * h)
+    assert slope == pytest.approx(-(flow.gradient_norms[3] ** 2), rel=1e-5)
+    assert slope < -1e-3
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_cost_on_triples_falls_as_the_square_of_the_norm(depth):
+    manifold = FixedRank(4, 3, 2, DeepLinearMetric(depth), rng=1)
+    h, times = 1e-3, 0.1 + 1e-3 * np.arange(-2, 3)
+    problem = on_triples(manifold, np.arange(12.0).reshape(4, 3) / 4)
+    flow = gradient_flow(problem, manifold.random_point(), [0, *times], **TIGHT)
+    slope = flow.costs[1:] @ [1, -8, 0, 8, -1] / (12 * h)
+    assert slope == pytest.approx(-(flow.gradient_norms[3] ** 2), rel=1e-5)
+    assert slope < -1e-3
+
+
+@pytest.mark.parametrize(
+    "manifold",
+    [
+        ComplexCircle(2),
+        ComplexGrassmann(3, 2),
+        ComplexEuclidean(2),
+        HermitianPositiveDefinite(2),
+        SpecialHermitianPositiveDefinite(2),
+        PSDFixedRankComplex(3, 2),
+        UnitaryGroup(2),
+    ],
+    ids=str,
+)
+def test_refuses_manifolds_of_complex_points(manifold):
+    @pymanopt.function.autograd(manifold)
+    def cost(x):
+        return anp.sum(anp.real(x))
+
+    with pytest.raises(ValueError, match="^initial_point must be real"):
+        gradient_flow(pymanopt.Problem(manifold, cost), manifold.random_point(), [0, 1])
+
+
+def interrupted(flow, problem, calls):
+    """The result of a flow whose gradient is interrupted at its given call."""
+    left = [calls]
+    inner = problem.euclidean_gradient.__wrapped__
+
+    @pymanopt.function.numpy(problem.manifold)
+    def gradient(*parts):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return inner(*parts)
+
+    @pymanopt.function.numpy(problem.manifold)
+    def cost(*parts):
+        return problem.cost.__wrapped__(*parts)
+
+    kind = pymanopt.Problem(problem.manifold, cost, euclidean_gradient=gradient)
+    with pytest.raises(KeyboardInterrupt) as info:
+        flow(kind)
+    return info.value.result
+
+
+def as_matrix(point):
+    return point if isinstance(point, np.ndarray) else point[0] * point[1] @ point[2]
+
+
+STARTS = {
+    "matrix": (FullRank(3, 2, DeepLinearMetric(2)), 1e-3 * np.eye(3, 2)),
+    "triple": (
+        FullRank(3, 2, DeepLinearMetric(2)),
+        (np.eye(3, 2), np.array([1e-3, 1e-9]), np.eye(2)),
+    ),
+    "entries": (FullRank(3, 2, DeepLinearMetric(1)), 1e-3 * np.eye(3, 2)),
+    "fixed": (
+        FixedRank(3, 2, 2, DeepLinearMetric(3)),
+        (np.eye(3, 2), np.array([0.1, 1e-4]), np.eye(2)),
+    ),
+    "factors": (FixedRank(3, 2, 1, DeepLinearMetric(1)), (np.eye(3, 1), np.ones(1), np.eye(1, 2))),
+}
+
+
+@pytest.mark.parametrize("which", STARTS)
+def test_what_is_interrupted_goes_on_from_its_last_point(which):
+    manifold, start = STARTS[which]
+    target = np.array([[3.0, 1.0], [0.5, 2.0], [-1.0, 0.5]])
+    kind = on_triples if manifold.point_layout == 3 else half_square
+    problem, last = kind(manifold, target), 1.0
+    whole = gradient_flow(problem, start, [0, last])
+    for calls in np.linspace(whole.nfev // 2, whole.nfev - 1, 3, dtype=int):
+        result = interrupted(lambda p: gradient_flow(p, start, [0, 1e-3, last]), problem, calls)
+        time = result.times[-1]
+        assert 1e-3 < time < last
+        # It is on the path, and the rest leads where the whole does.
+        there = gradient_flow(problem, start, [0, time])
+        for name in ("costs", "gradient_norms", "singular_values"):
+            now, then = getattr(result, name)[-1], getattr(there, name)[-1]
+            np.testing.assert_allclose(now, then, rtol=1e-5)
+        now, then = as_matrix(result.points[-1]), as_matrix(there.points[-1])
+        np.testing.assert_allclose(now, then, atol=1e-6)
+        rest = gradient_flow(problem, result.points[-1], [time, last])
+        now, then = as_matrix(rest.points[-1]), as_matrix(whole.points[-1])
+        np.testing.assert_allclose(now, then, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["DOP853", "BDF"])
+def test_an_interruption_at_any_gradient_leaves_what_is_on_the_path(method):
+    # It grows three thousandfold: the frame is a new one on the way.
+    manifold, start = FullRank(1, 1, DeepLinearMetric(2)), [[1e-3]]
+    problem, times = half_square(manifold, 3.0), [0, 4.0]
+    whole = gradient_flow(problem, start, times, method=method)
+    reached = []
+    for calls in range(10, whole.nfev - 1, 5):
+        result = interrupted(
+            lambda p: gradient_flow(p, start, times, method=method), problem, calls
+        )
+        t = result.times
+        expected = 3 / (1 + (3 / 1e-3 - 1) * np.exp(-6 * t))
+        np.testing.assert_allclose(result.points.ravel(), expected, rtol=1e-4)
+        np.testing.assert_allclose(result.costs, (result.points.ravel() - 3) ** 2 / 2, rtol=1e-9)
+        reached.append(t[-1])
+    assert len(np.unique(reached)) > 10
+
+
+def test_an_interrupted_network_goes_on_from_its_last_layers():
+    layers = random_layers([3, 4, 2], scale=0.3, rng=0)
+    problem = half_square(Euclidean(2, 3), np.array([[2.0, 1.0, 0.0], [0.0, -1.0, 1.0]]))
+    whole = network_flow(problem, layers, [0, 6.0])
+    for calls in np.linspace(30, whole.nfev - 1, 3, dtype=int):
+        result = interrupted(lambda p: network_flow(p, layers, [0, 1e-3, 6.0]), problem, calls)
+        time = result.times[-1]
+        there = network_flow(problem, layers, [0, time])
+        np.testing.assert_allclose(result.costs[-1], there.costs[-1], rtol=1e-6)
+        for now, then in zip(result.layers[-1], there.layers[-1], strict=True):
+            np.testing.assert_allclose(now, then, atol=1e-6)
+        rest = network_flow(problem, result.layers[-1], [time, 6.0])
+        for now, then in zip(rest.layers[-1], whole.layers[-1], strict=True):
+            np.testing.assert_allclose(now, then, atol=1e-5)
+
+
+def test_the_same_flow_twice_has_the_same_bits(rng):
+    manifold = FullRank(3, 2, DeepLinearMetric(2))
+    problem, start = half_square(manifold, rng.standard_normal((3, 2))), rng.standard_normal((3, 2))
+    times = [0, 0.3, 2.0]
+    runs = [
+        lambda: gradient_flow(problem, start, times),
+        lambda: gradient_flow(problem, np.array([start, 2 * start]), times, method="LSODA"),
+        lambda: network_flow(problem, balanced_layers(start, 3), times),
+    ]
+    for run in runs:
+        first = run()
+        gradient_flow(problem, start + 0.1, [0, 1])  # whatever was asked in between
+        second = run()
+        for name in ("points", "costs", "gradient_norms", "singular_values", "times"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+        assert first.nfev == second.nfev
+
+
+def test_progress_changes_no_bit():
+    problem = half_square(FullRank(2, 2, DeepLinearMetric(2)), np.diag([2.0, 3.0]))
+    start = [[1.0, 0.3], [0.0, 0.5]]
+    plain, shown = (gradient_flow(problem, start, [0, 1], progress=p) for p in (False, True))
+    np.testing.assert_array_equal(plain.points, shown.points)
+
+
+def test_results_survive_being_saved():
+    problem = half_square(FullRank(2, 2, DeepLinearMetric(2)), np.eye(2))
+    for start in (2 * np.eye(2), (np.eye(2), np.array([2.0, 1e-20]), np.eye(2))):
+        flow = gradient_flow(problem, start, [0, 1])
+        again = pickle.loads(pickle.dumps(flow))
+        np.testing.assert_array_equal(as_matrix(again.points[-1]), as_matrix(flow.points[-1]))
+        np.testing.assert_array_equal(again.singular_values, flow.singular_values)
+        assert (again.status, again.message, again.nfev) == (flow.status, flow.message, flow.nfev)

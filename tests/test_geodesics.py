@@ -129,6 +129,31 @@ def test_the_derivative_near_clusters_in_high_precision(rng, depth, distance):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-10 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("smallest", [(1e-158, 5e-159), (1e-170, 1e-200), (1e-300, 1e-305)])
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_the_derivative_where_squares_underflow(rng, depth, smallest):
+    s = (2.0, 1.0, *smallest)
+    X, P, Q = rng.standard_normal((3, 4, 4))
+    X[2:, 2:] = 0.0  # these directions are frozen
+    expected = exact_derivative(s, X, P, depth)
+    metric, W = DeepLinearMetric(depth), np.diag(s)
+    actual = metric.sharp_derivative(W, X, P)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    pulled = metric.sharp_derivative_adjoint(W, Q, P)
+    assert np.sum(pulled * X) == pytest.approx(np.sum(Q * expected), rel=1e-11)
+
+
+@pytest.mark.parametrize("smallest", [1e-140, 1e-170, 1e-300])
+def test_the_derivative_at_infinite_depth_falls_as_the_logarithm(smallest):
+    # theta(a, t) = (a^2 - t^2) / (2 ln(a / t)), so for a = 1 and t^2 lost beside it
+    # d theta / da = 1 / L - 1 / (2 L^2), L = -ln t.
+    E_11, E_12 = np.zeros((2, 2, 2))
+    E_11[0, 0] = E_12[0, 1] = 1.0
+    L = -np.log(smallest)
+    actual = DeepLinearMetric(np.inf).sharp_derivative(np.diag([1.0, smallest]), E_11, E_12)
+    np.testing.assert_allclose(actual, (1 / L - 1 / (2 * L**2)) * E_12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("depth", [1.5, 2, 3, 8])
 @pytest.mark.parametrize(("m", "n"), [(4, 4), (4, 6), (6, 4)])
 def test_frozen_directions_do_not_count(rng, m, n, depth):
@@ -546,6 +571,30 @@ def test_what_a_geodesic_hands_out_is_the_callers(rng):
             np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.parametrize("times", [[0.3], [0.0, 0.25, 1.0]])
+def test_geodesics_between_points_are_given_at_the_times_asked_for(rng, times):
+    metric, t = DeepLinearMetric(2), np.array(times)
+    between = geodesic_between(metric, [[4.0]], [[9.0]], times)
+    np.testing.assert_allclose(between.points.ravel(), (2 + t) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(between.velocities.ravel(), 2 * (2 + t), rtol=1e-12)
+    # Where no closed form is known: the geodesic that starts there with the velocity at time 0.
+    W_a, W_b = nearby_points(rng, 2, 3)
+    between = geodesic_between(metric, W_a, W_b, times)
+    start = geodesic_between(metric, W_a, W_b, [0.0]).velocities[0]
+    onwards = geodesic(metric, W_a, start, [0.0, *t[t > 0]])
+    kept = slice(None if t[0] == 0 else 1, None)
+    np.testing.assert_allclose(between.points, onwards.points[kept], atol=1e-7)
+    np.testing.assert_allclose(between.velocities, onwards.velocities[kept], atol=1e-6)
+    assert between.length == pytest.approx(onwards.length / t[-1], rel=1e-7)
+
+
+@pytest.mark.parametrize("times", [[0.5, 1.0 + 1e-12], [-1e-12, 0.5], [0.5, 0.25], []])
+def test_geodesics_between_points_do_not_go_beyond_them(times):
+    for W_b in (9.0 * np.eye(2), np.array([[3.0, 1.0], [0.0, 2.0]])):  # with a closed form or not
+        with pytest.raises(ValueError, match="^times must be"):
+            geodesic_between(DeepLinearMetric(2), np.eye(2), W_b, times)
+
+
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3), (4, 3), (3, 3)])
 def test_the_first_guess_keeps_away_from_lower_rank(rng, shape):
     for a, b in rng.standard_normal((30, 2, *shape)):
@@ -588,6 +637,26 @@ def test_a_geodesic_that_meets_lower_rank_says_so():
         manifold.dist(np.diag([1.0, 0.0]), W)
     with pytest.raises(GeodesicError, match="the second point is of lower rank"):
         manifold.dist(W, np.diag([1.0, 0.0]))
+
+
+@pytest.mark.parametrize(("m", "n"), [(2, 2), (2, 3), (5, 2)])
+def test_there_is_one_numerical_rank(m, n):
+    manifold, threshold = FullRank(m, n, DeepLinearMetric(2)), max(m, n) * np.finfo(float).eps
+    X = np.zeros((m, n))
+    for small in (1e-13, 1.5 * threshold):
+        W = np.zeros((m, n))
+        W[[0, 1], [0, 1]], X[1, 1] = (1.0, small), 0.2 * small
+        # As in equation (9), and g(X, X) = x^2 / (2 s) in the direction of one singular value.
+        assert manifold.norm(W, X) == pytest.approx(0.2 * np.sqrt(small / 2), rel=1e-12)
+        end = manifold.exp(W, X)
+        assert end[1, 1] == pytest.approx(1.1**2 * small, rel=1e-9)
+        assert manifold.dist(W, 1.21 * W) == pytest.approx(0.1 * np.sqrt(2), rel=1e-9)
+    W[1, 1] = X[1, 1] = 0.5 * threshold
+    assert manifold.norm(W, X) == 0
+    with pytest.raises(GeodesicError, match="the point is of lower rank"):
+        manifold.exp(W, X)
+    with pytest.raises(GeodesicError, match="the first point is of lower rank"):
+        manifold.dist(W, 2 * W)
 
 
 def test_euclidean_geodesics_are_straight_and_know_no_boundary():

@@ -148,6 +148,17 @@ def test_layers_of_every_library_give_what_numpy_gives(rng, library, dtype):
     np.testing.assert_allclose(np.asarray(end_to_end(stack)), 4 * np.ones((2, 2)), rtol=tolerance)
 
 
+@pytest.mark.parametrize(("library", "dtype"), LIBRARIES[:-1])
+def test_steps_of_layers_are_those_of_numpy_in_every_library(rng, library, dtype):
+    give = to_library(library)
+    W, X = (random_matrix(rng, 4, 3).astype(dtype) for _ in range(2))
+    metric, tolerance = DeepLinearMetric(3), 1e3 * float(np.finfo(dtype).eps)
+    found, expected = metric.network_retraction(give(W), give(X)), metric.network_retraction(W, X)
+    assert type(found) is type(give(W))
+    assert np.asarray(found).dtype == dtype
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("widths", [[5, 2, 6], [5, 4, 2, 6], [5, 2, 4, 6], [5, 3, 3, 2, 7, 6]])
 def test_the_thin_end_to_end_matrix_has_the_rank_of_the_narrowest_layer(rng, widths):
     layers = [rng.standard_normal((b, a)) for a, b in pairwise(widths)]

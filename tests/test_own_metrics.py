@@ -261,6 +261,31 @@ def test_flat_of_large_matrices_says_where_it_did_not_converge(rng):
         Diagonal(weights).flat(np.ones((40, 30)), Z)
 
 
+class NearlySymmetric(Metric):
+    """A(P) = P (I + a E) with one entry of E, whose symmetric part is I + a (E + E^T) / 2."""
+
+    def __init__(self, asymmetry):
+        self.factor = np.array([[1.0, asymmetry], [0.0, 1.0]])
+
+    def sharp(self, W, P):
+        return P @ self.factor
+
+
+@pytest.mark.parametrize("method", ["flat", "root", "log_volume"])
+def test_a_sharp_that_is_not_symmetric_is_found_out(method):
+    W, vectors = np.eye(2), () if method == "log_volume" else (np.ones((2, 2)),)
+    for asymmetry in (1e-7, np.nan):
+        with pytest.raises(
+            np.linalg.LinAlgError,
+            match=f"sharp must be finite and symmetric, .* asymmetry is {asymmetry:.1e}",
+        ):
+            getattr(NearlySymmetric(asymmetry), method)(W, *vectors)
+    # Rounding errors are none.
+    expected = getattr(KroneckerMetric(W, W), method)(W, *vectors)
+    actual = getattr(NearlySymmetric(1e-10), method)(W, *vectors)
+    np.testing.assert_allclose(actual, expected, atol=1e-9)
+
+
 def whitening(rng, m, n):
     roots = [rng.standard_normal((size, size)) for size in (m, n)]
     return [root @ root.T + np.eye(len(root)) for root in roots]

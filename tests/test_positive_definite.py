@@ -112,3 +112,18 @@ def test_points_and_vectors_are_checked():
 def test_single_precision_is_kept():
     manifold = PositiveDefinite(2, DeepLinearMetric(2), rng=0)
     assert manifold.random_tangent_vector(np.eye(2, dtype=np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_negative_eigenvalues_are_let_through_as_rounding_errors_only(rng, dtype):
+    n, depth_2 = 30, DeepLinearMetric(2)
+    manifold, Q = PositiveDefinite(n, depth_2), np.linalg.qr(rng.standard_normal((n, n)))[0]
+    eps, X = np.finfo(dtype).eps, np.eye(n, dtype=dtype)
+    for least, is_inside in ((1e-3, True), (0.0, True), (-2 * eps, True), (-1e-3, False)):
+        W = (Q * [least, *np.geomspace(eps, 1.0, n - 1)] @ Q.T).astype(dtype)
+        W = (W + W.T) / 2
+        if is_inside:
+            assert manifold.norm(W, X) > 0
+        else:
+            with pytest.raises(ValueError, match="^point must be positive definite, but its eig"):
+                manifold.norm(W, X)

@@ -71,7 +71,8 @@ def gradient_flow(
         integrated has entries of order one, whatever the size of W, and errors of singular values
         are in proportion to them.
     gradient_tolerance, cost_tolerance : float, optional
-        End where the norm of the Riemannian gradient, or the cost, has come down to this.
+        End where the norm of the Riemannian gradient, or the cost, has come down to this. The
+        gradient is small on the way through a saddle too: a cost is the safer end.
     stop : callable, optional
         End where ``stop(time, point, cost, gradient_norm)`` is true, which is asked after each step
         of the integrator.
@@ -209,11 +210,6 @@ class _Descent:
     def halted(self, copies: Any, state: Vector) -> _Descent:
         # Of a single flow that is at its end nothing is asked any more.
         return _Descent(self._asked, self._coordinates.around(state), ~copies.reshape(self.stack))
-
-    def only(self, copy: int, state: Vector) -> _Descent:
-        if not self.stack:
-            return _Descent(self._asked, self._coordinates.around(state), self._moves)
-        return _Descent(self._asked, self._coordinates.only(copy, state))
 
     def _see(self, state: Vector) -> tuple[Place, Any]:
         """The place of a state, and the Riemannian gradient there, which is asked for once."""

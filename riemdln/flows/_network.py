@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pymanopt import Problem
 from scipy.integrate import OdeSolver
 
-from riemdln._arrays import chained_layers
+from riemdln._arrays import chained_layers, positive_number
 from riemdln._frame import Frame, whole_frame
 from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row, record
@@ -34,6 +34,9 @@ _WORN = 30.0
 
 # Neurons with smaller weights than this have none.
 _TINY = 1e-150
+
+# A neuron that has drifted by more than this is lost.
+_LOST = 0.01
 
 # How many times the tolerance of the integrator errors may grow to along a flow.
 _MARGIN = 100.0
@@ -120,8 +123,18 @@ def network_flow(
     start = [layer.astype(np.float64) for layer in chained_layers("layers", layers)]
     point_of = getattr(problem.manifold, "from_layers", end_to_end)
     coordinates_around(problem.manifold, point_of(start), "the end-to-end matrix of layers")
+    tolerance = _MARGIN * (positive_number("rtol", rtol) + positive_number("atol", atol))
+    turned, bases = _in_bases_of_sizes(start)
     trajectory = Trajectory(
-        _Layers(asked, point_of, _MARGIN * (rtol + atol), *_in_bases_of_sizes(start)),
+        _Layers(
+            asked,
+            point_of,
+            tolerance,
+            turned,
+            bases,
+            imbalances(turned),
+            *_roundings(start, bases, turned),
+        ),
         times,
         ends=Ends(gradient_tolerance, cost_tolerance, stop),
         progress=progress,
@@ -162,9 +175,10 @@ class _Layers:
         The layers L_j.
     turns : list of array
         The hidden bases Q_1, ..., Q_{N-1}.
-    conserved : list of array, optional
-        The imbalances at the start of the flow, which it conserves, in these bases.
-    drifts : list of array, optional
+    conserved, doubts : list of array
+        The imbalances at the start of the flow, which it conserves, in these bases, and how far
+        rounding errors leave them in doubt.
+    drifts : list of array
         How far those of each hidden neuron have drifted at most, in proportion to its weights.
     """
 
@@ -177,25 +191,18 @@ class _Layers:
         tolerance: float,
         layers: list[Vector],
         turns: list[Vector],
-        conserved: list[Vector] | None = None,
-        drifts: list[Vector] | None = None,
+        conserved: list[Vector],
+        doubts: list[Vector],
+        drifts: list[Vector],
     ) -> None:
         self._asked, self._point_of, self._tolerance = asked, point_of, tolerance
-        self._turns = turns
-        self._conserved = imbalances(layers) if conserved is None else conserved
-        self._drifts = [np.zeros(len(D)) for D in self._conserved] if drifts is None else drifts
+        self._turns, self._conserved, self._doubts = turns, conserved, doubts
+        self._drifts = drifts
         self._shapes = [layer.shape for layer in layers]
         self._ends = np.cumsum([layer.size for layer in layers])[:-1]
         self.state = _flat(layers)
-        # A weight is as small as the smaller one of the two neurons that it joins.
-        self._sizes = [np.linalg.norm(stacked, axis=0) for stacked in _stacked(layers)]
-        ends = np.ones(layers[0].shape[1]), *self._sizes, np.ones(len(layers[-1]))
-        self.scale = _flat(
-            [
-                np.maximum(np.minimum(above[:, None], below[None, :]), _TINY)
-                for below, above in pairwise(ends)
-            ]
-        )
+        self._sizes = _sizes(layers)
+        self.scale = _flat(_scales(layers))
         self._seen: tuple[Vector, Any, list[Vector]] | None = None
 
     @property
@@ -244,13 +251,14 @@ class _Layers:
     def _turned(self, layers: list[Vector]) -> _Layers:
         turned, bases = _in_bases_of_sizes(layers)
         drifts = [
-            drift[np.argsort(-np.linalg.norm(stacked, axis=0), kind="stable")]
-            for drift, stacked in zip(self._drifts, _stacked(layers), strict=True)
+            drift[np.argsort(-size, kind="stable")]
+            for drift, size in zip(self._drifts, _sizes(layers), strict=True)
         ]
         return self._with(
             turned,
             [old @ Q for old, Q in zip(self._turns, bases, strict=True)],
             [Q.T @ D @ Q for D, Q in zip(self._conserved, bases, strict=True)],
+            [np.abs(Q).T @ R @ np.abs(Q) for R, Q in zip(self._doubts, bases, strict=True)],
             drifts,
         )
 
@@ -259,19 +267,27 @@ class _Layers:
 
         Where a singular value falls, an error of balance grows beside it: two neurons' weights
         a = -b that fall as e^-t have a sum that grows as e^t. So this tells what a singular value
-        is worth, from then on.
+        is worth, from then on. What two neurons have drifted is put down to the smaller one.
         """
-        for drift, now, then, stacked in zip(
-            self._drifts, imbalances(layers), self._conserved, _stacked(layers), strict=True
+        for drift, now, then, doubt, size in zip(
+            self._drifts,
+            imbalances(layers),
+            self._conserved,
+            self._doubts,
+            _sizes(layers),
+            strict=True,
         ):
-            sizes = np.maximum(np.linalg.norm(stacked, axis=0), _TINY)
-            np.maximum(drift, (np.abs(now - then) / sizes / sizes[:, None]).max(axis=0), out=drift)
+            sizes = np.maximum(size, _TINY)
+            shares = (np.abs(now - then) + doubt) / sizes / sizes[:, None]
+            shares[sizes[:, None] < sizes] = 0.0
+            largest = shares.max(axis=0)
+            # Between two steps it may have been many times as large.
+            np.maximum(drift, np.where(largest > _LOST, 1.0, largest), out=drift)
 
     def halted(self, copies: Any, state: Vector) -> _Layers:
-        return self.only(0, state)
-
-    def only(self, copy: int, state: Vector) -> _Layers:
-        return self._with(self._layers(state), self._turns, self._conserved, self._drifts)
+        return self._with(
+            self._layers(state), self._turns, self._conserved, self._doubts, self._drifts
+        )
 
     def _with(self, *parts: list[Any]) -> _Layers:
         return _Layers(self._asked, self._point_of, self._tolerance, *parts)
@@ -279,26 +295,30 @@ class _Layers:
     def _singular_values(self, layers: list[Vector]) -> Row:
         """The singular values of the end-to-end matrix, and what errors of weights do to them.
 
-        To first order an error dL_j moves s_i by u_i^T (L_N ... L_{j+1}) dL_j (L_{j-1} ... L_1) v_i.
+        To first order an error dL_j moves s_i by u_i^T L_N ... L_{j+1} dL_j L_{j-1} ... L_1 v_i.
         Where the neurons' weights are well conditioned but for their sizes, it moves none by more
         than the condition in proportion.
         """
+        self._watch(layers)
         frame, condition = _end_to_end_frame(layers, self._sizes)
         above, below = [frame.U.T], [frame.Vt.T]
         for layer in layers[:0:-1]:
             above.append(above[-1] @ layer)
         for layer in layers[:-1]:
             below.append(layer @ below[-1])
-        moves = sum(
-            np.sum(np.abs(u).T * (scale @ np.abs(v)), axis=0)
-            for u, scale, v in zip(reversed(above), self._layers(self.scale), below, strict=True)
-        )
-        self._watch(layers)
-        errors = self._tolerance * np.minimum(moves, len(layers) * condition * frame.s)
-        for drift in self._drifts:
+        m, n = len(layers[-1]), layers[0].shape[1]
+        drifts = [np.zeros(n), *self._drifts, np.zeros(m)]
+        errors = np.zeros(frame.s.shape)
+        for u, scale, v, (into, out) in zip(
+            reversed(above), self._layers(self.scale), below, pairwise(drifts), strict=True
+        ):
+            share = self._tolerance + np.maximum(out[:, None], into)
+            errors += np.sum(np.abs(u).T * ((share * scale) @ np.abs(v)), axis=0)
+        if np.isfinite(condition):
             # Where there are as many neurons as singular values, in their order, each has its own.
-            own = drift if len(drift) == len(frame.s) else drift.max()
-            errors = np.maximum(errors, len(layers) * own * frame.s)
+            own = sum(d if len(d) == len(frame.s) else d.max() for d in drifts[1:-1])
+            share = condition * self._tolerance + own
+            errors = np.minimum(errors, len(layers) * share * frame.s)
         return {"singular_values": frame.s, "singular_value_errors": errors}
 
     def _layers(self, state: Vector) -> list[Vector]:
@@ -331,6 +351,43 @@ def _in_bases_of_sizes(layers: list[Vector]) -> tuple[list[Vector], list[Vector]
     return [Q.T @ W @ P for P, W, Q in zip(before, layers, after, strict=True)], bases
 
 
+def _sizes(layers: Sequence[Vector]) -> list[Vector]:
+    """The sizes of the hidden neurons: the norms of all their weights."""
+    return [np.linalg.norm(stacked, axis=0) for stacked in _stacked(layers)]
+
+
+def _scales(layers: list[Vector]) -> list[Vector]:
+    """The scale of each weight: the smaller one of the sizes of the two neurons that it joins."""
+    ends = np.ones(layers[0].shape[1]), *_sizes(layers), np.ones(len(layers[-1]))
+    return [np.maximum(np.minimum(above[:, None], below), _TINY) for below, above in pairwise(ends)]
+
+
+def _roundings(
+    layers: list[Vector], bases: list[Vector], turned: list[Vector]
+) -> tuple[list[Vector], list[Vector]]:
+    """What rounding errors of layers and of turning them leave in doubt.
+
+    Of the imbalances of the turned layers absolutely, and of each hidden neuron in proportion to
+    its weights. What is in doubt between two neurons is put down to the smaller one.
+    """
+    before, after = [np.eye(layers[0].shape[1]), *bases], [*bases, np.eye(len(layers[-1]))]
+    eps = np.finfo(float).eps
+    errors = [
+        eps * np.abs(Q).T @ np.abs(W) @ np.abs(P)
+        for P, W, Q in zip(before, layers, after, strict=True)
+    ]
+    doubts, drifts = [], []
+    sizes = [np.full(layers[0].shape[1], np.inf), *_sizes(turned), np.full(len(layers[-1]), np.inf)]
+    for j in range(len(bases)):
+        E = errors[j + 1].T @ np.abs(turned[j + 1]) + errors[j] @ np.abs(turned[j]).T
+        doubts.append(E + E.T)
+        size = sizes[j + 1]
+        into = np.where(sizes[j] >= size[:, None], errors[j], 0.0).max(axis=1)
+        out = np.where(sizes[j + 2][:, None] >= size, errors[j + 1], 0.0).max(axis=0)
+        drifts.append(np.minimum(np.maximum(into, out) / np.maximum(size, _TINY), 1.0))
+    return doubts, drifts
+
+
 def _right_singular_vectors(A: Vector) -> Vector:
     """A whole basis of right singular vectors of a matrix whose columns may be of any sizes."""
     rows, columns = A.shape
@@ -348,19 +405,19 @@ def _right_singular_vectors(A: Vector) -> Vector:
 def _end_to_end_frame(layers: list[Vector], sizes: list[Vector]) -> tuple[Frame, float]:
     """The frame of the end-to-end matrix, and the condition of the weights but for their sizes.
 
-    W = X D Y^T with the outer layers, scaled by the sizes of their neurons, in X and Y, and the
-    triangular factors of what is between them, of which D is the diagonal.
+    W = X D Y^T with the outer layers, scaled by the sizes of their neurons, in X and Y, and with
+    the factors Q and R of what is between them, D the diagonal of R.
     """
     widths = [len(size) for size in sizes]
     if not sizes or max(widths) > min(len(layers[-1]), layers[0].shape[1]):
         return whole_frame(end_to_end(layers)), np.inf
     above, below = (np.where(size > 0, size, 1.0) for size in (sizes[-1], sizes[0]))
-    between = reduce(lambda product, layer: layer @ product, layers[1:-1], np.diag(below))
-    left, right = scipy.linalg.lu(above[:, None] * between, permute_l=True)
-    d = np.diag(right)
-    X = layers[-1] / above @ left
-    Y = (layers[0].T / below) @ (right / np.where(d == 0, 1.0, d)[:, None]).T
-    X = X * np.where(d < 0, -1.0, 1.0)
-    order = np.argsort(-np.abs(d), kind="stable")
-    X, d, Y = X[:, order], np.abs(d)[order], Y[:, order]
-    return factored_frame(X, d, Y), float(np.linalg.cond(X) + np.linalg.cond(Y))
+    between = above[:, None] * reduce(lambda product, W: W @ product, layers[1:-1], np.diag(below))
+    # With rows in the order of their sizes and pivoted columns, an error of a row is small beside
+    # that row, so that small neurons keep their digits.
+    order = np.argsort(-np.linalg.norm(between, axis=1), kind="stable")
+    Q, R, pivots = scipy.linalg.qr(between[order], mode="economic", pivoting=True)
+    d = np.diag(R)
+    X = (layers[-1] / above)[:, order] @ (Q * np.where(d < 0, -1.0, 1.0))
+    Y = (layers[0].T / below)[:, pivots] @ (R / np.where(d == 0, 1.0, d)[:, None]).T
+    return factored_frame(X, np.abs(d), Y), float(np.linalg.cond(X) + np.linalg.cond(Y))

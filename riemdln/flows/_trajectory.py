@@ -16,7 +16,7 @@ import numpy as np
 import scipy.integrate
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import OdeSolver
-from scipy.optimize import brentq
+from scipy.optimize import elementwise
 from tqdm.auto import tqdm
 
 from riemdln._arrays import (
@@ -33,13 +33,15 @@ __all__ = ["Chart", "Ends", "Trajectory"]
 
 Vector = NDArray[np.floating[Any]]
 
+Path = Callable[[float], Vector]
+
+# Explicit methods, whose interpolants may be worse than their steps; and how many times the
+# tolerance the defect of an interpolant may be, its slope beside the velocity, over a step.
+_EXPLICIT = (scipy.integrate.RK23, scipy.integrate.RK45, scipy.integrate.DOP853)
+_DEFECT = 100.0
+
 # Methods that need no history: they go on with their step where a new chart begins.
-_ONE_STEP = (
-    scipy.integrate.RK23,
-    scipy.integrate.RK45,
-    scipy.integrate.DOP853,
-    scipy.integrate.Radau,
-)
+_ONE_STEP = (*_EXPLICIT, scipy.integrate.Radau)
 
 _SADDLE = (
     "at its first time already. Near a saddle, a point where the gradient vanishes but the cost "
@@ -98,10 +100,6 @@ class Chart(Protocol):
         """A chart around a state in which some copies stand still."""
         ...
 
-    def only(self, copy: int, state: Vector) -> Chart:
-        """The chart of one of the copies, around a state of all of them."""
-        ...
-
 
 class Ends(NamedTuple):
     """What ends a flow before its last time.
@@ -123,16 +121,19 @@ class Ends(NamedTuple):
         gradient, cost, stop = self
         if gradient is not None:
             gradient = positive_number("gradient_tolerance", gradient)
-        if cost is not None:
-            cost = real_number("cost_tolerance", cost)
+        if cost is not None and not np.isfinite(cost := real_number("cost_tolerance", cost)):
+            raise ValueError(f"cost_tolerance must be finite, got {cost}")
         if stop is not None and not callable(stop):
             raise TypeError(
                 f"stop must be a function of time, point, cost and gradient_norm, got {stop!r}"
             )
         return Ends(gradient, cost, stop)
 
-    def excess(self, time: float, chart: Chart, state: Vector) -> Vector:
-        """How far each copy is from each of the ends, (3, K): zero or less where it is there."""
+    def excess(self, times: Any, chart: Chart, state: Vector) -> Vector:
+        """How far each copy is from each of the ends, (3, K): zero or less where it is there.
+
+        The times are one number, or one for each copy.
+        """
         gradient, cost, stop = self
         excess = np.full((3, *(chart.stack or (1,))), np.inf)
         if gradient is not None:
@@ -141,8 +142,9 @@ class Ends(NamedTuple):
             excess[1] = chart.costs(state) - cost
         if stop is not None:
             costs, norms = np.atleast_1d(chart.costs(state)), np.atleast_1d(chart.norms(state))
+            times = np.broadcast_to(times, norms.shape)
             for k, point in enumerate(chart.points(state)):
-                met = stop(time, point, float(costs[k]), float(norms[k]))
+                met = stop(float(times[k]), point, float(costs[k]), float(norms[k]))
                 excess[2, k] = -1.0 if met else 1.0
         return excess
 
@@ -192,11 +194,12 @@ class Trajectory:
         self._method: Any = _solver(method)
         self._rtol, self._atol = positive_number("rtol", rtol), positive_number("atol", atol)
         self._options = _solver_options(options)
+        self._later_options = {name: v for name, v in options.items() if name != "first_step"}
         self._times = increasing_times("times", times)
         self._ends = ends.checked()
         self._progress = progress
         self._chart = chart
-        self._now: tuple[float, Vector] = (self._times[0], chart.state)
+        self._now = self._times[0], chart, chart.state
         self._gap: float | None = None  # where the last step met a velocity that is not finite
         copies = chart.stack or (1,)
         self._status = np.zeros(copies, dtype=int)
@@ -224,13 +227,13 @@ class Trajectory:
 
     def reached(self) -> tuple[float, Row]:
         """The time of the last step, and the row there."""
-        time, state = self._now
-        return time, self._observe(time, state)
+        time, chart, state = self._now
+        return time, self._observe(time, chart, state)
 
     def __iter__(self) -> Generator[tuple[float, Row]]:
         """The rows at the times; the last one where all copies have come to an end."""
         times = self._times
-        yield times[0], self._observe(times[0], self._chart.state)
+        yield times[0], self._observe(times[0], self._chart, self._chart.state)
         if len(times) == 1:
             return
         if self._starts_at_its_end():
@@ -240,27 +243,26 @@ class Trajectory:
             for solver in self._steps():
                 end, chart = solver.t, self._chart
                 over = (self._excess(end, chart, solver.y) <= 0).any(axis=0) & (self._status == 0)
-                path = None
+                path = lambda time: solver.y  # noqa: B023, E731
                 if over.any() or times[due] <= end:
-                    path = solver.dense_output()  # costs gradients
-                rest = {
-                    k: self._end(path, k, solver.t_old, end) for k in np.flatnonzero(over).tolist()
-                }
-                state_at = _resting(path, rest, self._end_times)
+                    path = self._path(solver)
+                if over.any():
+                    self._end(path, np.flatnonzero(over), solver.t_old, end)
+                    path = self._resting(path, np.flatnonzero(over))
                 is_over = bool(self._status.all())
                 if is_over:
                     end = self._end_times.max()
                 while due < len(times) and times[due] <= end:
-                    yield times[due], self._observe(times[due], state_at(times[due]))
+                    yield times[due], self._observe(times[due], chart, path(times[due]))
                     due += 1
+                self._now = end, chart, path(end)
                 if is_over and times[due - 1] < end:
-                    yield end, self._observe(end, state_at(end))
-                show(end, chart, solver.y)
+                    yield end, self._observe(*self._now)
+                show(*self._now)
                 if is_over:
                     return
-                self._now = end, solver.y
-                if rest:
-                    self._chart = chart.halted(self._status > 0, state_at(end))
+                if over.any():
+                    self._chart = chart.halted(self._status > 0, path(end))
                 else:
                     self._chart = chart.renewed(solver.y) or chart
 
@@ -278,63 +280,118 @@ class Trajectory:
             self._chart = chart.halted(over, chart.state)
         return bool(over.all())
 
-    def _end(self, path: Any, k: int, start: float, end: float) -> Vector:
-        """Where a copy comes to its end within a step: its state, kept with the time and reason."""
-        chart = self._chart
+    def _end(self, path: Path, copies: Any, start: float, end: float) -> None:
+        """Find when some copies come to their ends within a step, and to which."""
+        chart, span = self._chart, end - start
 
-        def excess(time: float) -> Vector:
-            piece = chart.only(k, path(time))
-            return self._excess(time, piece, piece.state)[:, 0]
+        def excess(places: Vector, copies: Any) -> Vector:
+            # One evaluation of all copies, each of these at a time of its own.
+            times = np.full(len(self._status), end)
+            times[copies] = start + places * span
+            state = _together(path, times)
+            return self._excess(times, chart, state)[:, copies]
 
-        time = end
-        if excess(start).min() > 0 >= excess(end).min():
-            span = end - start  # brentq wants a tolerance beside zero
-            place = brentq(lambda x: excess(start + x * span).min(), 0.0, 1.0, xtol=1e-12)
-            time = start + place * span
-        self._status[k], self._end_times[k] = 1 + np.argmin(excess(time)), time
-        return _rows(path(time), chart)[k]
+        found = elementwise.find_root(
+            lambda places, copies: excess(places, copies).min(axis=0),
+            (np.zeros(len(copies)), np.ones(len(copies))),
+            args=(copies,),
+            tolerances={"xatol": 1e-12, "xrtol": 0.0, "fatol": 0.0, "frtol": 0.0},
+        )
+        (left, right), (at_left, _) = found.bracket, found.f_bracket
+        places = np.where(found.success, np.where(at_left <= 0, left, right), 1.0)
+        self._status[copies] = 1 + np.argmin(excess(places, copies), axis=0)
+        self._end_times[copies] = start + places * span
+
+    def _resting(self, path: Path, copies: Any) -> Path:
+        """A path on which some copies rest where they have come to their ends."""
+
+        def resting(time: float) -> Vector:
+            times = np.full(len(self._status), time)
+            times[copies] = np.minimum(time, self._end_times[copies])
+            return _together(path, times)
+
+        return resting
+
+    def _path(self, solver: Any) -> Path:
+        """The states within the last step, as true as the states at its ends.
+
+        The interpolant of an explicit method may be far worse than its steps where stability bounds
+        them. There the method itself goes to the time, in a step of its own.
+        """
+        chart, interpolant = self._chart, solver.dense_output()  # which costs gradients
+        if not isinstance(solver, _EXPLICIT):
+            return interpolant
+        start, origin, step = solver.t_old, solver.y_old, solver.t - solver.t_old
+        end, last = solver.t, solver.y
+        rtol, atol = solver.rtol, solver.atol
+
+        def state_at(time: float) -> Vector:
+            if time == end:
+                return last
+            state = interpolant(time)
+            near = 1e-4 * step
+            slope = (interpolant(time + near) - interpolant(time - near)) / (2 * near)
+            defect = step * (slope - self._finite_velocity(chart, time, state))
+            if np.linalg.norm(defect / (atol + rtol * np.abs(state))) < _DEFECT * state.size**0.5:
+                return state
+            options = {**self._later_options, "first_step": time - start}
+            again = self._begin(chart, start, origin, time, options)
+            while again.status == "running":
+                self._advance(again)
+            return again.y
+
+        return state_at
 
     def _excess(self, time: float, chart: Chart, state: Vector) -> Vector:
         with _defined_at(time):
             return self._ends.excess(time, chart, state)
 
-    def _observe(self, time: float, state: Vector) -> Row:
+    def _observe(self, time: float, chart: Chart, state: Vector) -> Row:
         with _defined_at(time):
-            return self._chart.observe(state)
+            return chart.observe(state)
 
     def _steps(self) -> Iterator[Any]:
         """The integrator, after each of its steps; a new one where the chart has changed."""
-        time, last = self._times[0], self._times[-1]
-        options = self._options
-        while time < last:
-            chart, copies = self._chart, len(self._status)
-            self._is_first = True
-            with self._explaining(time):
-                solver = self._method(
-                    lambda t, y, chart=chart: self._finite_velocity(chart, t, y),
-                    time,
-                    chart.state,
-                    last,
-                    # SciPy warns of less than it can hold.
-                    rtol=max(self._rtol / copies**0.5, min(self._rtol, 1e-13)),
-                    atol=self._atol / copies**0.5 * chart.scale,
-                    **options,
-                )
+        time, options = self._times[0], self._options
+        while time < self._times[-1]:
+            chart = self._chart
+            solver = self._begin(chart, time, chart.state, self._times[-1], options)
             while solver.status == "running" and self._chart is chart:
-                self._gap, before = None, solver.t
-                with self._explaining(solver.t):
-                    message = solver.step()
-                if solver.status == "failed" or not np.isfinite(solver.y).all():
-                    raise self._failure(
-                        solver.t, message or "The flow left the range of floating-point numbers."
-                    )
-                if solver.t == before:
-                    raise self._failure(solver.t, "Its steps are too small to be told apart.")
+                self._advance(solver)
                 yield solver
-            time = solver.t
-            options = {name: v for name, v in self._options.items() if name != "first_step"}
-            if isinstance(solver, _ONE_STEP) and time < last:
-                options["first_step"] = min(solver.h_abs, last - time)
+            time, options = solver.t, dict(self._later_options)
+            if isinstance(solver, _ONE_STEP) and time < self._times[-1]:
+                options["first_step"] = min(solver.h_abs, self._times[-1] - time)
+
+    def _begin(
+        self, chart: Chart, time: float, state: Vector, last: float, options: dict[str, Any]
+    ) -> Any:
+        """The integrator at a time, on its way to another."""
+        self._is_first = True
+        copies = len(self._status)
+        with self._explaining(time):
+            return self._method(
+                lambda t, y: self._finite_velocity(chart, t, y),
+                time,
+                state,
+                last,
+                # SciPy warns of less than it can hold.
+                rtol=max(self._rtol / copies**0.5, min(self._rtol, 1e-13)),
+                atol=self._atol / copies**0.5 * chart.scale,
+                **options,
+            )
+
+    def _advance(self, solver: Any) -> None:
+        """Let the integrator take one step."""
+        self._gap, before = None, solver.t
+        with self._explaining(before):
+            message = solver.step()
+        if solver.status == "failed" or not np.isfinite(solver.y).all():
+            raise self._failure(
+                solver.t, message or "The flow left the range of floating-point numbers."
+            )
+        if solver.t == before:
+            raise self._failure(before, "Its steps are too small to be told apart.")
 
     def _finite_velocity(self, chart: Chart, time: float, state: Vector) -> Vector:
         # A trial step that overflows has no velocity; NaN makes the integrator shorten it.
@@ -376,26 +433,10 @@ class Trajectory:
         )
 
 
-def _rows(state: Vector, chart: Chart) -> Vector:
-    """The states of the copies."""
-    return state.reshape(*(chart.stack or (1,)), -1)
-
-
-def _resting(
-    path: Callable[[float], Vector] | None, rest: dict[int, Vector], end_times: Vector
-) -> Callable[[float], Vector]:
-    """A path on which some copies rest where they have come to their ends."""
-
-    def state_at(time: float) -> Vector:
-        assert path is not None  # whoever asks has it
-        state = np.array(path(time))
-        rows = state.reshape(len(end_times), -1)
-        for k, row in rest.items():
-            if end_times[k] <= time:
-                rows[k] = row
-        return state
-
-    return state_at
+def _together(path: Path, times: Vector) -> Vector:
+    """The states of all copies, each at a time of its own."""
+    states = {time: path(time).reshape(len(times), -1) for time in np.unique(times)}
+    return np.concatenate([states[time][k] for k, time in enumerate(times)])
 
 
 @contextmanager

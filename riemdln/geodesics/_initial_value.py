@@ -192,7 +192,7 @@ def _as_given(W: Array, times: Array, points: Array, velocities: Array, length: 
 def require_full_rank(name: str, W: Array, rank: int | None = None) -> None:
     """Raise a GeodesicError where a matrix is of lower rank, up to rounding error."""
     frame = singular_frame(W).at_rank(rank)
-    if not frame.s[-1] > frame.rounding[-1]:
+    if not frame.s[-1] > frame.rounding:
         raise GeodesicError(
             f"the {name} is of lower rank: its singular values range from {frame.s[0]:.1e} to "
             f"{frame.s[-1]:.1e}"

@@ -99,10 +99,6 @@ class Coordinates(Protocol):
         """The same coordinates, with another state as the one where they start."""
         ...
 
-    def only(self, copy: int, state: Vector) -> Coordinates:
-        """Coordinates of one of the copies of a stack, around a state of all of them."""
-        ...
-
 
 def coordinates_around(manifold: Manifold, point: Any, name: str = "initial_point") -> Coordinates:
     """Coordinates of a manifold around a point: its own, those of its factors, or entries.
@@ -154,9 +150,6 @@ class CoordinatesBase:
 
     def renewed(self, state: Vector) -> Any:
         """None: they are good everywhere."""
-
-    def only(self, copy: int, state: Vector) -> Any:
-        raise TypeError("these coordinates are of a single point, not of a stack")
 
 
 class AmbientCoordinates(CoordinatesBase):
@@ -267,10 +260,6 @@ class StackCoordinates(CoordinatesBase):
     def at(self, state: Vector) -> StackPlace:
         """The stack of these entries."""
         return StackPlace(self._at, state.reshape(self._shape), self._covector)
-
-    def only(self, copy: int, state: Vector) -> StackCoordinates:
-        """Coordinates of one of the copies."""
-        return StackCoordinates(self._at, state.reshape(self._shape)[copy], self._covector)
 
 
 class StackPlace:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from riemdln._arrays import finite
 from riemdln._frame import Blocks, Frame
 from riemdln.manifolds._coordinates import CoordinatesBase
 from riemdln.metrics._spectral_at import FrameAt
@@ -107,13 +108,6 @@ class MultiplicativeCoordinates(CoordinatesBase):
                 return MultiplicativeCoordinates(self._geometry, self.at(state).frame)
         return None
 
-    def only(self, copy: int, state: Array) -> MultiplicativeCoordinates:
-        """Coordinates of one copy of a stack, around a state of the whole stack."""
-        X, Y = self._factors(state)
-        return MultiplicativeCoordinates(
-            self._geometry, factored_frame(X[copy], self._d[copy], Y[copy])
-        )
-
     def _factors(self, state: Array) -> tuple[Array, Array]:
         (m, r), (n, _) = self._shapes
         rows = state.reshape(*self.stack, -1)
@@ -130,7 +124,7 @@ class MultiplicativePlace:
     @cached_property
     def matrix(self) -> Array:
         """The matrix itself."""
-        return (self._X * self._d[..., None, :]) @ self._Y.mT
+        return finite("the point", (self._X * self._d[..., None, :]) @ self._Y.mT)
 
     @cached_property
     def frame(self) -> Frame:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pymanopt.tools import ndarraySequenceMixin
 
-from riemdln._ambient import Ambient, OrthogonalPart, ambient_matrix, finite_block
-from riemdln._arrays import Rng, floating_array, integer, is_triple
+from riemdln._ambient import Ambient, OrthogonalPart, ambient_matrix
+from riemdln._arrays import Rng, finite, finite_array, floating_array, integer, is_triple, least
 from riemdln._frame import Blocks, Frame
 from riemdln.geodesics import GeodesicError, exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
@@ -344,9 +344,9 @@ class FixedRank(MetricManifold):
         self, point: FixedRankPoint, euclidean_gradient: Any
     ) -> FixedRankVector:
         """The Riemannian gradient, of a Euclidean gradient in either form (see `FixedRank`)."""
-        return self._ask(
-            point, "sharp", euclidean_gradient=self._covector(point, euclidean_gradient)
-        )
+        frame = self._frame(point)
+        covector = self._covector(frame, euclidean_gradient)
+        return self._ask(frame, "sharp", euclidean_gradient=covector)
 
     def euclidean_to_riemannian_hessian(
         self,
@@ -372,7 +372,7 @@ class FixedRank(MetricManifold):
             name: self._split(frame, ambient_matrix(name, value, self._shape))
             for name, value in given.items()
         }
-        return self._ask(point, "hessian", **covectors, tangent_vector=tangent_vector)
+        return self._ask(frame, "hessian", **covectors, tangent_vector=tangent_vector)
 
     def coordinates(self, point: Any, name: str = "initial_point") -> Coordinates:
         """Coordinates for differential equations around a point.
@@ -399,7 +399,7 @@ class FixedRank(MetricManifold):
             return FactorCoordinates(self, frame, FixedRankPoint)
         geometry = MatrixGeometry(
             at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
-            covector=lambda place, P: self._covector(place.point, P),
+            covector=lambda place, P: self._covector(place.frame, P),
             tangent=lambda place, Z: self._checked("tangent_vector", Z),
             point=lambda place: FixedRankPoint(*place.frame),
             record=lambda place: place.point,
@@ -411,16 +411,14 @@ class FixedRank(MetricManifold):
         u, s, vt = thin_end_to_end(layers)
         return FixedRankPoint(u, s, vt)
 
-    def _covector(self, point: FixedRankPoint, gradient: Any) -> Blocks:
+    def _covector(self, frame: Frame, gradient: Any) -> Blocks:
         """The blocks of a Euclidean gradient, given as an m x n matrix or by its factors."""
-        frame = self._frame(point)
         if not _are_factors(gradient):
             return self._split(frame, ambient_matrix("euclidean_gradient", gradient, self._shape))
         U, s, V = frame.U, frame.s, frame.Vt.T
         shapes = U.shape, s.shape, frame.Vt.shape
         du, ds, dvt = (
-            finite_block(f"euclidean_gradient[{j}]", floating_array("euclidean_gradient", factor))
-            for j, factor in enumerate(gradient)
+            finite_array(f"euclidean_gradient[{j}]", factor) for j, factor in enumerate(gradient)
         )
         if (du.shape, ds.shape, dvt.shape) != shapes:
             raise ValueError(
@@ -447,7 +445,9 @@ class FixedRank(MetricManifold):
         return self._blocks("euclidean_gradient", (Up, M, Vp))
 
     def _frame(self, point: Any, name: str = "point") -> Any:
-        """The frame of a point, whose arrays are finite and have the right shapes."""
+        """The frame of a point, whose arrays are finite and have the right shapes: once checked."""
+        if isinstance(point, Frame):
+            return point
         (m, n), k = self._shape, self._k
         if len(point) != 3:
             raise ValueError(f"{name} must be a triple (u, s, vt), got {len(point)} arrays")
@@ -458,11 +458,10 @@ class FixedRank(MetricManifold):
             raise ValueError(
                 f"{name} must have arrays of shapes {(m, k)}, {(k,)}, {(k, n)}, got {shapes}"
             )
-        for where, array in zip(names, arrays, strict=True):
-            finite_block(where, array)
-        if np.any(arrays[1] < 0):
-            raise ValueError(f"{name}.s must be nonnegative, got {arrays[1]}")
-        return Frame(*arrays)
+        frame = Frame(*map(finite, names, arrays))
+        if least(frame.s) < 0:
+            raise ValueError(f"{name}.s must be nonnegative, got {frame.s}")
+        return frame
 
     def _blocks(self, name: str, vector: Any) -> Blocks:
         """The blocks of (Up, M, Vp), without those that the shape leaves no room for."""
@@ -473,7 +472,7 @@ class FixedRank(MetricManifold):
             raise ValueError(
                 f"{name} must have arrays of shapes {(m, k)}, {(k, k)}, {(n, k)}, got {shapes}"
             )
-        Up, M, Vp = (finite_block(name, array) for array in arrays)
+        Up, M, Vp = (finite(name, array) for array in arrays)
         return Blocks(None if k == m else Up, M, None if k == n else Vp)
 
     def _vector(self, blocks: Blocks) -> FixedRankVector:
@@ -505,7 +504,7 @@ class FixedRank(MetricManifold):
         else:
             parts = [(name, part) for part in value]
         for where, part in parts:
-            finite_block(where, floating_array(where, part))
+            finite_array(where, part)
 
     def _is_undefined(self, vector: Any) -> bool:
         return all(np.isnan(block).all() for block in vector)

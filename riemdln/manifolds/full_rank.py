@@ -14,7 +14,6 @@ from riemdln._arrays import (
     finite_array,
     floating_array,
     integer,
-    is_triple,
     point_of_shape,
 )
 from riemdln._frame import whole_frame
@@ -202,11 +201,11 @@ class FullRank(MetricManifold):
             If it is no such point.
         """
         (m, n), frame = self._shape, None
-        if is_triple(point, 2, 1, 2) or is_triple(point, 3, 2, 3):
+        if isinstance(point, (tuple, list)) and [*map(np.ndim, point)] in ([2, 1, 2], [3, 2, 3]):
             frame = require_frame(name, point, m, n, min(m, n))
             point = frame.U * frame.s[..., None, :] @ frame.Vt
         points = finite_array(name, point)
-        if points.shape[-2:] != self._shape or points.ndim not in (2, 3):
+        if points.shape[-2:] != self._shape or points.ndim not in (2, 3) or not points.size:
             raise ValueError(
                 f"{name} must have shape {self._shape}, as the points of {self}, or be a stack of "
                 f"such points, got {points.shape}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from riemdln._arrays import Rng
+from riemdln._arrays import Rng, limits
 from riemdln.manifolds.full_rank import FullRank
 from riemdln.metrics import Metric, SpectralMetric
 from riemdln.retractions import Retraction
@@ -129,9 +129,11 @@ class PositiveDefinite(FullRank):
     def _point(self, name: str, point: ArrayLike) -> Matrix:
         W = _require_symmetric(name, super()._point(name, point))
         if np.isfinite(W).all():
-            # A run may converge to the boundary, where the least eigenvalues are rounding errors.
-            least, largest = np.linalg.eigvalsh(W)[[0, -1]]
-            if least < -1e-10 * abs(largest):
+            # The singular values add up to the trace, less twice the negative eigenvalues. A run
+            # may converge to the boundary, where the least eigenvalues are rounding errors.
+            s = self._metric._frame_at(W).frame.s  # type: ignore[attr-defined]
+            if (s.sum() - np.trace(W)) / 2 > limits(W).eps ** 0.6 * s[0]:
+                least, *_, largest = np.linalg.eigvalsh(W)
                 raise ValueError(
                     f"{name} must be positive definite, but its eigenvalues range from "
                     f"{least:.1e} to {largest:.1e}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from riemdln._arrays import Array, finite, like, matching_matrix, namespace
+from riemdln._arrays import Array, finite, like, matching_matrix, namespace, paired
 from riemdln.metrics._at import MetricAt
 
 __all__ = ["ConstantAt", "MultipleAt", "straight_line"]
@@ -26,13 +26,12 @@ class ConstantAt(MetricAt):
         self._W = W
 
     def pair(self, p: Array, X: Array) -> Array:
-        p, X = self._vector("p", p), self._vector("X", X)
-        return namespace(X).sum(p * X, axis=(-2, -1))
+        return paired(self._vector("p", p), self._vector("X", X))
 
     def inner(self, X: Array, Y: Array) -> Array:
         """The inner product <flat(X), Y>."""
         X, Y = self._vector("X", X), self._vector("Y", Y)
-        return namespace(X).sum(self.flat(X) * Y, axis=(-2, -1))
+        return paired(self.flat(X), Y)
 
     def sharp_derivative(self, X: Array, p: Array) -> Array:
         return 0.0 * (self._vector("X", X) + self._vector("p", p))

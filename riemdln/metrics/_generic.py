@@ -156,8 +156,9 @@ class GenericAt(MetricAt):
 
     @cached_property
     def _cholesky(self) -> Any:
+        dense = self._dense
         try:
-            return cho_factor(self._dense)
+            return cho_factor(dense)
         except np.linalg.LinAlgError as error:
             raise np.linalg.LinAlgError(
                 "flat did not converge: sharp must be positive definite to rounding error at this "

@@ -30,7 +30,8 @@ from autograd.extend import defvjp, primitive
 from autograd.numpy.numpy_vjps import unbroadcast_f
 from autograd.tracer import getval, isbox
 
-from riemdln._arrays import Array, certain, is_traced, limits, namespace
+from riemdln._arrays import Array, everywhere, is_traced, limits, namespace
+from riemdln._differences import central_difference
 from riemdln._frame import singular_frame
 from riemdln.metrics._at import MetricAt
 
@@ -120,11 +121,10 @@ def _along(X: Array, W: Array, function: Callable[[Array], Array]) -> Array:
     """
     w, x = _constant(W), _constant(X)
     xp, frame = namespace(w), singular_frame(w)
-    least = xp.min(
-        xp.where(frame.s > frame.rounding, frame.s, frame.s[..., :1]), axis=-1, keepdims=True
-    )
+    is_clear = frame.s > frame.rounding[..., None]
+    least = xp.min(xp.where(is_clear, frame.s, frame.s[..., :1]), axis=-1, keepdims=True)
     largest = xp.max(frame.s, axis=-1, keepdims=True)
-    if not certain(xp.all(least * limits(w).eps ** -0.4 >= largest), otherwise=True):
+    if not everywhere(least * limits(w).eps ** -0.4 >= largest, otherwise=True):
         warnings.warn(
             "second derivatives of a metric lose as many digits as the condition number of W has, "
             f"of which the largest is {float(xp.max(largest / least)):.1e}",
@@ -135,10 +135,7 @@ def _along(X: Array, W: Array, function: Callable[[Array], Array]) -> Array:
     size = xp.linalg.vector_norm(x, axis=(-2, -1), keepdims=True)
     step = step / xp.where(size > 0, size, 1.0)
     step = xp.where(step > 0, step, 1.0)
-    return sum(
-        weight / step * (function(W + place * step * X) - function(W - place * step * X))
-        for place, weight in ((1, 2 / 3), (2, -1 / 12))
-    )
+    return central_difference(lambda h: function(W + h * X), step)
 
 
 def _constant(array: Array) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from functools import cached_property, reduce
+from operator import mul, truediv
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,18 @@ from riemdln._arrays import (
     NotFiniteError,
     certain,
     diagonal_matrix,
+    everywhere,
     finite,
+    largest,
+    least,
     like,
     limits,
     matching_matrix,
     namespace,
+    paired,
 )
 from riemdln._frame import Blocks, Frame
-from riemdln._memory import Memory
+from riemdln._memory import same_array
 from riemdln.kernels import Kernel, filled
 from riemdln.metrics._at import MetricAt, fitting_stack
 from riemdln.metrics._variation import Variation, left_variation
@@ -52,13 +57,16 @@ class FrameAt(MetricAt):
     def __init__(self, kernel: Kernel, frame: Frame) -> None:
         self.kernel, self.frame = kernel, frame
         self.theta = self._factors(frame.s)
-        xp = namespace(frame.s)
-        for theta in self.theta.parts():
-            # Of a NaN no comparison is true.
-            if not certain(xp.all((theta >= 0) & (theta < math.inf)), otherwise=True):
-                # A trial step that leads out of range is shortened; a wrong kernel stays wrong.
-                overflows = bool(xp.all(theta >= 0))
-                raise (NotFiniteError if overflows else ValueError)(self._what_is_wrong())
+        xp, parts = namespace(self.theta.M), self.theta.parts()
+        axis = None if self.theta.M.ndim == 2 else (-2, -1)
+        # Where a value is NaN, so are both of these, and no comparison is true.
+        self._least = reduce(xp.minimum, [least(part, axis) for part in parts])
+        self._largest = reduce(xp.maximum, [largest(part, axis) for part in parts])
+        nonnegative = self._least >= 0
+        if not everywhere(nonnegative & (self._largest < math.inf), otherwise=True):
+            # A trial step that leads out of range is shortened; a wrong kernel stays wrong.
+            overflows = everywhere(nonnegative, otherwise=True)
+            raise (NotFiniteError if overflows else ValueError)(self._what_is_wrong())
 
     def _factors(self, s: Array) -> Blocks:
         """The kernel on the blocks: theta(0, s_j), theta(s_i, s_j) and theta(s_i, 0)."""
@@ -78,21 +86,6 @@ class FrameAt(MetricAt):
             f"{float(xp.max(self._largest)):g}: it must be finite and nonnegative; is W too large?"
         )
 
-    @property
-    def _entries(self) -> Any:
-        """The axes of the entries of a matrix: all of them where there is no stack."""
-        return None if self.theta.M.ndim == 2 else (-2, -1)
-
-    @cached_property
-    def _least(self) -> Array:
-        xp, axis = namespace(self.theta.M), self._entries
-        return reduce(xp.minimum, [xp.min(b, axis=axis) for b in self.theta.parts()])
-
-    @cached_property
-    def _largest(self) -> Array:
-        xp, axis = namespace(self.theta.M), self._entries
-        return reduce(xp.maximum, [xp.max(b, axis=axis) for b in self.theta.parts()])
-
     @cached_property
     def theta_rounding(self) -> Array:
         """Below it theta is lost in the rounding error of sharp, or 1 / theta overflows."""
@@ -102,18 +95,15 @@ class FrameAt(MetricAt):
     @cached_property
     def is_regular(self) -> bool:
         """Whether no singular value is a rounding error, and no direction is frozen."""
-        (eps, tiny, _), least = limits(self.theta.M), self._least
-        xp, s = namespace(least), self.frame.s
-        clear = xp.all((least > eps * self._largest) & (least > tiny))
-        return certain(clear & xp.all(s > self.frame.rounding), otherwise=False)
+        (eps, tiny, _) = limits(self.theta.M)
+        moves = (self._least > eps * self._largest) & (self._least > tiny)
+        return everywhere(moves & (least(self.frame.s, -1) > self.frame.rounding), otherwise=False)
 
     @cached_property
     def inverse(self) -> Blocks:
-        """The factors of flat: 1 / theta, and 0 in frozen directions."""
-        if self.is_regular:
-            return self.theta.map(lambda theta: 1 / theta)
+        """The factors of flat where some direction is frozen: 0 there, and 1 / theta elsewhere."""
         xp, s, level = namespace(self.frame.s), self.frame.s, self.theta_rounding
-        at_rank = self._factors(xp.where(s > self.frame.rounding, s, 0.0))
+        at_rank = self._factors(xp.where(s > self.frame.rounding[..., None], s, 0.0))
 
         def invert(theta: Array, theta_at_rank: Array) -> Array:
             moves = theta_at_rank > level
@@ -142,22 +132,16 @@ class FrameAt(MetricAt):
         return blocks.map(lambda b, factor: xp.where(factor > 0, b, 0.0), self.inverse)
 
     def sharp(self, P: Blocks) -> Blocks:
-        return P.map(lambda block, theta: theta * block, self.theta)
+        return P.map(mul, self.theta)
 
     def flat(self, Z: Blocks) -> Blocks:
-        return Z.map(lambda block, inverse: inverse * block, self.inverse)
+        return Z.map(truediv, self.theta) if self.is_regular else Z.map(mul, self.inverse)
 
     def root(self, Z: Blocks) -> Blocks:
         return Z.map(lambda block, theta: theta**0.5 * block, self.theta)
 
     def pair(self, p: Blocks, X: Blocks) -> Array:
-        xp = namespace(X.M)
-        axis = None if p.M.ndim == X.M.ndim == 2 else (-2, -1)
-        total = xp.sum(p.M * X.M, axis=axis)
-        for a, b in ((p.Up, X.Up), (p.Vp, X.Vp)):
-            if a is not None:
-                total = total + xp.sum(a * b, axis=axis)
-        return total
+        return sum(map(paired, p.parts(), X.parts()))
 
     def sharp_derivative(self, X: Blocks, p: Blocks) -> Blocks:
         X = self.moving(X)
@@ -348,7 +332,8 @@ class DenseAt(SpectralAt):
     def __init__(self, at: FrameAt, W: Array) -> None:
         super().__init__(at)
         self._W = W
-        self._split = Memory(size=1)
+        # Of the last first argument of inner: itself, its blocks and those of its covector.
+        self._known: tuple[Any, Any, Any] = None, None, None
 
     def split(self, name: str, vector: Array) -> Blocks:
         """The blocks of a matrix."""
@@ -361,10 +346,10 @@ class DenseAt(SpectralAt):
     def inner(self, X: Array, Y: Array) -> Array:
         """The inner product; the blocks of X are remembered, as solvers ask for its norm first."""
         Y = X if Y is X else fitting_stack(Y, X)
-        known = self._split.find(X)
-        if known is None:
+        known, x, covector = self._known
+        if not same_array(known, X):
             x = self.split("X", X)
-            known = x, self.on_blocks.flat(x)
-            self._split.put(X, known)
-        x, covector = known
+            covector = self.on_blocks.flat(x)
+            if type(X) is np.ndarray:
+                self._known = X.copy(), x, covector
         return self.on_blocks.pair(covector, x if Y is X else self.split("Y", Y))

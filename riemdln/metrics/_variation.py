@@ -23,7 +23,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from riemdln._arrays import Array, NotFiniteError, certain, diagonal_mask, limits, namespace
+from riemdln._arrays import (
+    Array,
+    NotFiniteError,
+    certain,
+    diagonal_mask,
+    everywhere,
+    limits,
+    namespace,
+)
 from riemdln._frame import Blocks, Frame
 from riemdln.kernels import Kernel, filled
 
@@ -148,11 +156,12 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
     tiny = least / eps
     largest = xp.max(s, axis=-1)
     in_range = (largest == 0) | ((largest > (2 * tiny) ** 0.5) & (largest < (most / 2) ** 0.5))
-    if not certain(xp.all(in_range), otherwise=True):
+    if not everywhere(in_range, otherwise=True):
         raise NotFiniteError(
             f"W has singular values up to {float(xp.max(s)):g}, whose squares, which the "
             f"derivatives of the metric need, are outside the range of {s.dtype}: scale W"
         )
+    second = s[..., None, :]  # of the second argument no square is taken
     s = xp.where(s**2 > tiny, s, 0.0)
     column, row = s[..., :, None], s[..., None, :]
     # Where the rounding error of the quotient, eps / closeness, meets that of the mean of the
@@ -166,8 +175,8 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
 
     safe, zero, pairs = xp.where(column > 0, column, 1.0), 0.0 * column, (*s.shape, s.shape[-1])
     with np.errstate(all="ignore"):
-        above_zero = safe**2 * filled(kernel.divided_difference(safe, zero, row), s, pairs)
-        derivative_in_square = filled(kernel.divided_difference(safe, safe, row), s, pairs)
+        above_zero = safe**2 * filled(kernel.divided_difference(safe, zero, second), s, pairs)
+        derivative_in_square = filled(kernel.divided_difference(safe, safe, second), s, pairs)
         edge = (
             filled(kernel.divided_difference(safe, row, 0.0 * row), s, pairs)
             if not frame.spans_rows
@@ -193,7 +202,7 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
 def _finite_where_positive(value: Array, s: Array) -> Array:
     xp = namespace(value)
     value = xp.where(s > 0, value, 0.0)
-    if not certain(xp.all(xp.isfinite(value)), otherwise=True):
+    if not everywhere(xp.isfinite(value), otherwise=True):
         raise ValueError(
             "the derivatives of the metric need a kernel that is finite and differentiable "
             f"where one of its arguments is zero, and up to {float(xp.max(s)):g}"

@@ -208,7 +208,7 @@ class DeepLinearMetric(SpectralMetric):
         """
         (U, s, Vt), N, xp = at.frame, int(self.depth), namespace(X)
         noise = 8 * limits(X).eps * xp.max(xp.abs(X))
-        least = self.at_frame(at.frame._replace(s=0.0 * s + at.frame.rounding)).theta
+        least = self.at_frame(at.frame._replace(s=0.0 * s + at.frame.rounding[..., None])).theta
 
         def over_theta(block: Array, theta: Array, least: Array) -> Array:
             # A direction is still where both singular values are rounding errors of W, or where
