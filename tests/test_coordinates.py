@@ -276,6 +276,15 @@ def test_products_put_their_factors_one_after_the_other(rng):
         assert type(triple) is type(other) is type(point[1])
 
 
+def test_products_take_tangent_vectors_as_their_factors_do(rng):
+    matrices = FullRank(2, 2, DeepLinearMetric(2))
+    W, Z = rng.standard_normal((2, 2, 2))
+    place, alone = place_of(Product([Sphere(2), matrices]), [np.ones(2), W]), place_of(matrices, W)
+    velocity = place.velocity(place.tangent([np.array([3.0, 4.0]), Z]))
+    np.testing.assert_array_equal(velocity[2:], alone.velocity(alone.tangent(Z)))
+    np.testing.assert_array_equal(velocity[:2], [3, 4])
+
+
 def test_products_renew_the_factors_that_are_worn():
     line, matrices = Euclidean(2), FullRank(2, 2, DeepLinearMetric(2))
     start = [np.array([5.0, 6.0]), np.diag([2.0, 1.0]), np.diag([3.0, 1.0])]
@@ -433,6 +442,7 @@ def test_fixed_rank_refuses_what_is_no_point(point, message, depth):
         (np.eye(4), r"^x must have shape \(5, 4\), as the points of .*5x4.*got \(4, 4\)$"),
         (np.ones((2, 2, 5, 4)), r"^x must have shape \(5, 4\).* or be a stack .*\(2, 2, 5, 4\)"),
         (np.ones(5), r"^x must have shape \(5, 4\)"),
+        (np.ones((0, 5, 4)), r"^x must have shape \(5, 4\).* got \(0, 5, 4\)"),
         (np.full((5, 4), np.inf), "^x must be finite"),
         (np.full((3, 5, 4), np.nan), "^x must be finite"),
         (1j * np.ones((5, 4)), "^x must be real"),

@@ -314,7 +314,7 @@ class _Layers:
         drifts = [np.zeros(n), *self._watched(layers), np.zeros(m)]
         errors = np.zeros(frame.s.shape)
         for u, scale, v, (into, out) in zip(
-            reversed(above), self._layers(self.scale), below, pairwise(drifts), strict=True
+            reversed(above), _scales(layers), below, pairwise(drifts), strict=True
         ):
             share = self._tolerance + np.maximum(out[:, None], into)
             errors += np.sum(np.abs(u).T * ((share * scale) @ np.abs(v)), axis=0)

@@ -25,6 +25,8 @@ class Asked:
 
     Attributes
     ----------
+    is_riemannian : bool
+        Whether the problem came with a Riemannian gradient of its own.
     nfev : int
         How many gradients were asked for; that of a whole stack counts once.
     """
@@ -38,8 +40,8 @@ class Asked:
         self._vectorized = vectorized
         self._problem = problem
         # pymanopt wraps what it was given, and makes the Riemannian gradient itself otherwise.
-        self._is_riemannian = hasattr(problem.riemannian_gradient, "__wrapped__")
-        if self._is_riemannian:
+        self.is_riemannian = hasattr(problem.riemannian_gradient, "__wrapped__")
+        if self.is_riemannian:
             self._gradient = problem.riemannian_gradient
         elif self._vectorized:
             self._gradient = _gradient_of_stacks(problem)
@@ -78,7 +80,7 @@ class Asked:
             gradient = np.array([self._gradient(W) for W in point])
         else:
             gradient = self._gradient(point)
-        return place.tangent(gradient) if self._is_riemannian else place.gradient(gradient)
+        return place.tangent(gradient) if self.is_riemannian else place.gradient(gradient)
 
 
 def require_problem(problem: Any) -> None:

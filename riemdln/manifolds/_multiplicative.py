@@ -222,27 +222,18 @@ def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Fram
     - Z. Drmac, K. Veselic. New fast and accurate Jacobi SVD algorithm. SIAM J. Matrix Anal. Appl.
       29, 2008.
     """
-    graded = d[..., -1] < _UNGRADED * d[..., 0]
+    graded = np.asarray(d[..., -1] < _UNGRADED * d[..., 0])
     if np.all(graded):
         return _jacobi_frame(X, d, Y)
     if W is None:
         W = (X * d[..., None, :]) @ Y.mT
-    if not np.any(graded):
-        return _thin(np.linalg.svd(W, full_matrices=False), d)
-    m, n, r = *W.shape[-2:], d.shape[-1]
-    frame = Frame(*(np.empty((*d.shape[:-1], *shape)) for shape in ((m, r), (r,), (r, n))))
-    for which, part in (
-        (graded, _jacobi_frame(X[graded], d[graded], Y[graded])),
-        (~graded, _thin(np.linalg.svd(W[~graded], full_matrices=False), d)),
-    ):
-        for whole, new in zip(frame, part, strict=True):
-            whole[which] = new
+    frame = Frame(*np.linalg.svd(W, full_matrices=False)).at_rank(d.shape[-1])
+    # Factors that are not quite well conditioned may spread the singular values farther than d.
+    graded |= frame.s[..., -1] < _UNGRADED**2 * frame.s[..., 0]
+    if np.any(graded):
+        for whole, part in zip(frame, _jacobi_frame(X[graded], d[graded], Y[graded]), strict=True):
+            whole[graded] = part
     return frame
-
-
-def _thin(frame: Any, d: Array) -> Frame:
-    """A frame without the singular values beyond the rank, which are rounding errors."""
-    return Frame(*frame).at_rank(d.shape[-1])
 
 
 def _jacobi_frame(X: Array, d: Array, Y: Array) -> Frame:
