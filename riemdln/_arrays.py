@@ -36,6 +36,10 @@ class NotFiniteError(ValueError):
     """An array contains NaN or infinity."""
 
 
+class OutsideError(ValueError):
+    """A point is not on its manifold."""
+
+
 class Limits(NamedTuple):
     """The limits of a floating dtype: its epsilon, least normal number and largest number."""
 

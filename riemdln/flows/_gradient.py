@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,7 @@ from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import Flow
 from riemdln.flows._trajectory import Ends, Trajectory
-from riemdln.manifolds._coordinates import (
-    AmbientCoordinates,
-    Coordinates,
-    Place,
-    coordinates_around,
-)
+from riemdln.manifolds._coordinates import Coordinates, Place, coordinates_around
 
 __all__ = ["gradient_flow"]
 
@@ -59,8 +55,8 @@ def gradient_flow(
     Parameters
     ----------
     problem : pymanopt.Problem
-        The cost and the manifold, with any of pymanopt's autodiff backends. A Riemannian gradient of
-        one's own on `FullRank` gives up the accuracy of small singular values.
+        The cost and the manifold, with any of pymanopt's autodiff backends. A Riemannian gradient
+        of one's own on `FullRank` gives up the accuracy of small singular values.
     initial_point : array_like, or as the manifold has its points
         Where the flow starts. On `FullRank` it may also be a triple of arrays (u, s, vt) that
         stands for u diag(s) vt, which holds singular values of any spread where the entries of one
@@ -160,11 +156,11 @@ def gradient_flow(
     -5.750736e-53
     """
     asked = Asked(problem, vectorized=vectorized)
-    # A Riemannian gradient in entries has its rounding errors: none of it is true to small
-    # singular values, so that entries will do for the point, too.
-    in_entries = asked.is_riemannian and problem.manifold.point_layout == 1
-    around = AmbientCoordinates if in_entries else coordinates_around
-    coordinates = around(problem.manifold, initial_point)
+    around = partial(coordinates_around, problem.manifold)
+    if asked.is_riemannian:
+        # It has rounding errors of its largest entry, which small singular values do not stand.
+        around = getattr(problem.manifold, "entry_coordinates", around)
+    coordinates = around(initial_point)
     asked.require_stack(coordinates.stack)
     trajectory = Trajectory(
         _Descent(asked, coordinates),

@@ -69,17 +69,18 @@ class Asked:
 
     def euclidean_gradient(self, point: Any) -> Any:
         """The Euclidean gradient at a point."""
+        gradient = self._problem.euclidean_gradient(point)
         self.nfev += 1
-        return self._problem.euclidean_gradient(point)
+        return gradient
 
     def gradient(self, place: Place, stack: tuple[int, ...]) -> Any:
         """The Riemannian gradient at a place, in the form of its tangent vectors."""
-        self.nfev += 1
         point = place.point
         if stack and not self._vectorized:
             gradient = np.array([self._gradient(W) for W in point])
         else:
             gradient = self._gradient(point)
+        self.nfev += 1
         return place.tangent(gradient) if self.is_riemannian else place.gradient(gradient)
 
 

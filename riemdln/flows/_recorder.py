@@ -28,8 +28,11 @@ class Run(Protocol):
 
     def __iter__(self) -> Generator[tuple[float, Row]]: ...
 
-    def outcome(self, stopped_by: BaseException | None = None) -> Row:
-        """How it has ended: the fields `status`, `success`, `end_times` and `message`."""
+    def outcome(self, stopped: tuple[BaseException, float] | None = None) -> Row:
+        """How it has ended: the fields `status`, `success`, `end_times` and `message`.
+
+        If an error has stopped it, it is told which and at what time.
+        """
         ...
 
     def reached(self) -> tuple[float, Row]:
@@ -84,7 +87,7 @@ def record(kind: type[F], run: Run) -> F:
                 time, row = run.reached()
                 if time > rows[-1]["times"]:
                     keep(time, row)
-            error.result = result(**run.outcome(error))  # type: ignore[attr-defined]
+            error.result = result(**run.outcome((error, rows[-1]["times"])))  # type: ignore[attr-defined]
             error.add_note("What the flow had computed is in this exception's attribute 'result'.")
         raise
     return result(**run.outcome())

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from riemdln._arrays import (
     NotFiniteError,
+    OutsideError,
     increasing_times,
     positive_number,
     real_number,
@@ -211,12 +212,15 @@ class Trajectory:
         """How many gradients were evaluated."""
         return self._chart.nfev
 
-    def outcome(self, stopped_by: BaseException | None = None) -> Row:
-        """How it has ended: the fields `status`, `success`, `end_times` and `message`."""
-        if stopped_by is not None:
+    def outcome(self, stopped: tuple[BaseException, float] | None = None) -> Row:
+        """How it has ended: the fields `status`, `success`, `end_times` and `message`.
+
+        If an error has stopped it, it is told which and at what time.
+        """
+        if stopped is not None:
             going = self._status == 0
             self._status[going], self._success[going] = -1, False
-            self._end_times[going] = self._now[0]
+            self._end_times[going] = stopped[1]
         reasons = [
             (int(count), REASONS.get(status, ""))
             for status, count in zip(*np.unique(self._status, return_counts=True), strict=True)
@@ -225,8 +229,8 @@ class Trajectory:
         message = ", ".join(f"{count} copies {reason}" for count, reason in reasons)
         if not self._chart.stack:
             fields, message = tuple(field.item() for field in fields), reasons[0][1]
-        if stopped_by is not None:
-            message = f"stopped by {type(stopped_by).__name__}"
+        if stopped is not None:
+            message = f"stopped by {type(stopped[0]).__name__}"
         elif not self._success.all():
             message += ", at the first time already"
         return dict(zip(("status", "success", "end_times"), fields, strict=True), message=message)
@@ -384,7 +388,7 @@ class Trajectory:
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 velocity = chart.velocity(state)
-        except NotFiniteError:
+        except (NotFiniteError, OutsideError):
             velocity = undefined
         except BaseException:
             self._gap = None  # it is this error that ends the flow

@@ -222,8 +222,13 @@ class FullRank(MetricManifold):
                 factors=self._factors,
             )
             return MultiplicativeCoordinates(geometry, frame or self._frame_of(points))
-        if points.ndim == 2:
-            return AmbientCoordinates(self, points, name)
+        return self.entry_coordinates(points, name)
+
+    def entry_coordinates(self, point: Any, name: str = "initial_point") -> Coordinates:
+        """The entries of a point, or of a stack of points, as coordinates."""
+        if np.ndim(point) != 3:
+            return AmbientCoordinates(self, point, name)
+        points = point_of_shape(name, finite_array(name, point), (len(point), *self._shape))
         return StackCoordinates(self._at_stack, points, self._gradient)
 
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:

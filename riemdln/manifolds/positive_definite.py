@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from riemdln._arrays import Rng, limits
+from riemdln._arrays import OutsideError, Rng, limits
 from riemdln._frame import Frame
 from riemdln.manifolds.full_rank import FullRank
 from riemdln.metrics import Metric, MetricAt, SpectralMetric
@@ -154,7 +154,7 @@ class PositiveDefinite(FullRank):
             s = self._metric._frame_at(W).frame.s  # type: ignore[attr-defined]
             if (s.sum() - np.trace(W)) / 2 > limits(W).eps ** 0.6 * s[0]:
                 least, *_, largest = np.linalg.eigvalsh(W)
-                raise ValueError(
+                raise OutsideError(
                     f"{name} must be positive definite, but its eigenvalues range from "
                     f"{least:.1e} to {largest:.1e}"
                 )
