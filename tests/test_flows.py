@@ -563,7 +563,7 @@ def test_counts_the_gradients_of_an_interrupted_flow():
     problem, _ = counted(Euclidean(3), 50)
     with pytest.raises(KeyboardInterrupt) as info:
         gradient_flow(problem, [1.0, 2.0, 3.0], [0, 100])
-    assert info.value.result.nfev == 49
+    assert info.value.result.nfev == 50
 
 
 def ending_at_a_half(manifold, what, value=np.nan):
@@ -1064,7 +1064,7 @@ def test_an_interruption_at_any_gradient_leaves_what_is_on_the_path(method):
     problem, times = half_square(manifold, 3.0), [0, 4.0]
     whole = gradient_flow(problem, start, times, method=method)
     reached = []
-    for calls in range(10, whole.nfev - 1, 5):
+    for calls in np.linspace(10, whole.nfev - 1, 25, dtype=int):
         result = interrupted(
             lambda p: gradient_flow(p, start, times, method=method), problem, calls
         )
@@ -1073,7 +1073,7 @@ def test_an_interruption_at_any_gradient_leaves_what_is_on_the_path(method):
         np.testing.assert_allclose(result.points.ravel(), expected, rtol=1e-4)
         np.testing.assert_allclose(result.costs, (result.points.ravel() - 3) ** 2 / 2, rtol=1e-9)
         reached.append(t[-1])
-    assert len(np.unique(reached)) > 10
+    assert len(np.unique(reached)) > 8
 
 
 def test_an_interrupted_network_goes_on_from_its_last_layers():

@@ -480,6 +480,9 @@ def test_norms_count_what_is_small():
 class Own(Metric):
     """A metric that says its cometric alone."""
 
+    def __repr__(self):
+        return "Own()"
+
     def sharp(self, W, P):
         return W @ W.T @ P
 
