@@ -279,7 +279,10 @@ def test_products_put_their_factors_one_after_the_other(rng):
 def test_products_take_tangent_vectors_as_their_factors_do(rng):
     matrices = FullRank(2, 2, DeepLinearMetric(2))
     W, Z = rng.standard_normal((2, 2, 2))
-    place, alone = place_of(Product([Sphere(2), matrices]), [np.ones(2), W]), place_of(matrices, W)
+    place, alone = (
+        place_of(Product([Sphere(2), matrices]), [np.array([0.6, 0.8]), W]),
+        place_of(matrices, W),
+    )
     velocity = place.velocity(place.tangent([np.array([3.0, 4.0]), Z]))
     np.testing.assert_array_equal(velocity[2:], alone.velocity(alone.tangent(Z)))
     np.testing.assert_array_equal(velocity[:2], [3, 4])
@@ -337,8 +340,8 @@ def test_a_manifold_of_ones_own_brings_its_coordinates():
         (FullRank(2, 2, DeepLinearMetric(2)), matrix, MultiplicativeCoordinates),
         (FixedRank(2, 2, 1, DeepLinearMetric(1)), triple, FactorCoordinates),
         (FixedRank(2, 2, 1, DeepLinearMetric(2)), triple, MultiplicativeCoordinates),
-        (Product([Sphere(3)]), [np.ones(3)], ProductCoordinates),
-        (Sphere(3), np.ones(3), AmbientCoordinates),
+        (Product([Sphere(3)]), [np.eye(3)[0]], ProductCoordinates),
+        (Sphere(3), np.eye(3)[0], AmbientCoordinates),
     ):
         assert type(coordinates_around(manifold, point)) is kind
 
@@ -379,7 +382,7 @@ CONSTANT = {
     ("manifold", "point"),
     [
         (FixedRankEmbedded(4, 3, 2), None),
-        (Product([Sphere(3), FixedRankEmbedded(4, 3, 2)]), [np.ones(3), None]),
+        (Product([Sphere(3), FixedRankEmbedded(4, 3, 2)]), [np.eye(3)[0], None]),
     ],
 )
 def test_refuses_manifolds_without_coordinates(manifold, point):
@@ -404,8 +407,8 @@ STACK = tuple(np.stack([part, part]) for part in GOOD)
         (Sphere(3), np.array([1j, 0, 0]), "^x must be real"),
         (SpecialOrthogonalGroup(2), np.eye(3), r"^x must have shape \(2, 2\)"),
         (Product([Sphere(3), Sphere(2)]), np.ones((2, 3)), "^x must be a list of 2 points"),
-        (Product([Sphere(3), Sphere(2)]), [np.ones(3)], "^x must be a list of 2 points"),
-        (Product([Sphere(3), Sphere(2)]), [np.ones(3)] * 2, r"^x\[1\] must have shape \(2,\)"),
+        (Product([Sphere(3), Sphere(2)]), [np.eye(3)[0]], "^x must be a list of 2 points"),
+        (Product([Sphere(3), Sphere(2)]), [np.eye(3)[0]] * 2, r"^x\[1\] must have shape \(2,\)"),
     ],
 )
 def test_refuses_what_is_no_point(manifold, point, message):
@@ -467,7 +470,7 @@ def test_full_rank_refuses_what_is_no_point(point, message, depth):
 def test_products_refuse_stacks(depth):
     manifold = Product([Sphere(2), FullRank(5, 4, DeepLinearMetric(depth))])
     with pytest.raises(ValueError, match=r"^x\[1\] must be a single point, got a stack \(3,\)"):
-        coordinates_around(manifold, [np.ones(2), np.ones((3, 5, 4))], "x")
+        coordinates_around(manifold, [np.array([0.6, 0.8]), np.ones((3, 5, 4))], "x")
 
 
 def test_refuses_velocities_that_are_not_those_of_real_entries():
@@ -507,3 +510,9 @@ def test_starts_of_any_precision_become_float64_and_are_copied(depth):
         reached = dense(reached) if isinstance(reached, FixedRankPoint) else reached
         assert_near(reached, matrix, atol=1e-14)
         assert np.asarray(reached).dtype == np.float64
+
+
+def test_refuses_starts_off_a_curved_manifold():
+    for manifold, point in ((Sphere(3), [2.0, 0.0, 0.0]), (Stiefel(3, 2), 1.1 * np.eye(3, 2))):
+        with pytest.raises(ValueError, match="^x must be a point of .*, of which .* is made$"):
+            coordinates_around(manifold, point, "x")

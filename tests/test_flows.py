@@ -1125,3 +1125,32 @@ def test_results_survive_being_saved():
         np.testing.assert_array_equal(as_matrix(again.points[-1]), as_matrix(flow.points[-1]))
         np.testing.assert_array_equal(again.singular_values, flow.singular_values)
         assert (again.status, again.message, again.nfev) == (flow.status, flow.message, flow.nfev)
+
+
+def test_refuses_options_that_a_method_has_not():
+    problem = problem_on(Euclidean(1, 1), 0.0)
+    for method, option in (("DOP853", "tolerance"), ("RK45", "jac"), ("BDF", "min_step")):
+        with pytest.raises(TypeError, match=f"^options must be those of {method}, .*got {option}$"):
+            gradient_flow(problem, [[1.0]], [0, 1], method=method, **{option: 1e-3})
+
+
+def test_refuses_times_that_numbers_do_not_tell_apart():
+    with pytest.raises(ValueError, match="^times must span more than 2e.06"):
+        gradient_flow(problem_on(Euclidean(1, 1), 0.0), [[1.0]], [1e16, 1e16 + 20])
+
+
+@pytest.mark.parametrize("value", [None, "1.5", np.ones(2), 1.0 + 1j])
+def test_refuses_costs_that_are_no_numbers(value):
+    manifold = Euclidean(1, 1)
+    cost = pymanopt.function.numpy(manifold)(lambda W: value)
+    gradient = pymanopt.function.numpy(manifold)(lambda W: W)
+    problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+    with pytest.raises(TypeError, match="^the cost of a point must be a real number, got"):
+        gradient_flow(problem, [[1.0]], [0, 1])
+
+
+def test_says_where_a_flow_leaves_its_manifold():
+    # The Euclidean flow towards -1 passes zero at t = ln(3/2) from 1/2.
+    problem = problem_on(PositiveDefinite(1, DeepLinearMetric(1)), -1.0, 2)
+    with pytest.raises(FlowError, match=r"leaves its manifold: .* must be positive .* time 0\.405"):
+        gradient_flow(problem, [[0.5]], [0, 3.0])

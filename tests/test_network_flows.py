@@ -207,3 +207,11 @@ def test_weights_that_grow_from_nothing_take_new_bases(hidden):
         for layer, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(layer, other, atol=1e-5)
     np.testing.assert_allclose(flow.points[-1], target, atol=1e-4)
+
+
+def test_a_wide_layer_leaves_rounding_errors_of_the_largest():
+    S, (c, s) = np.eye(3, 2) * [1.0, 1e-10], (np.cos(0.4), np.sin(0.4))
+    R = np.array([[c, -s], [s, c]])
+    flow = network_flow(distance(np.eye(2)), [S @ R.T, R @ S.T], [0, 1.0])
+    assert flow.singular_value_errors.min() > 1e-17  # where s_2 is 1e-20
+    assert "are noise" in flow.message

@@ -71,7 +71,7 @@ def load_flow(path: str | PathLike[str]) -> Flow:
                 raise KeyError(header["format"])
             values = {name: _get(arrays, part) for name, part in header["layout"].items()}
         return _KINDS[header["kind"]](**values)
-    except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, BadZipFile, EOFError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"path must be a file that Flow.save has written, got {path}") from error
 
 

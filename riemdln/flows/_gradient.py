@@ -98,7 +98,7 @@ def gradient_flow(
         If the integrator fails, or the cost or its gradient is not finite where the flow is.
     TypeError, ValueError
         If the manifold has no coordinates for a flow, the start is no point of it, the times do
-        not increase or a tolerance is not positive. SciPy warns of options that a method has not.
+        not increase, a tolerance is not positive or an option is not one of the method's.
 
     Warns
     -----

@@ -145,7 +145,7 @@ def network_flow(
     )
     flow = record(NetworkFlow, trajectory)
     errors = flow.singular_value_errors
-    lost = flow.singular_values <= errors
+    lost = (flow.singular_values <= errors) & (errors > 0)
     if lost.any():
         since = flow.times[lost.any(axis=1)][0]
         flow = replace(
@@ -286,7 +286,7 @@ class _Layers:
             sizes = np.maximum(size, _TINY)
             shares = (np.abs(now - then) + doubt) / sizes / sizes[:, None]
             shares[sizes[:, None] < sizes] = 0.0
-            largest = shares.max(axis=0)
+            largest = np.where(size < _TINY, 1.0, shares.max(axis=0))
             # Between two steps it may have been many times as large.
             drifts.append(np.maximum(drift, np.where(largest > _LOST, 1.0, largest)))
         return drifts
@@ -318,7 +318,9 @@ class _Layers:
         ):
             share = self._tolerance + np.maximum(out[:, None], into)
             errors += np.sum(np.abs(u).T * ((share * scale) @ np.abs(v)), axis=0)
-        if np.isfinite(condition):
+        if np.isinf(condition):
+            errors += max(m, n) * np.finfo(float).eps * frame.s.max(initial=0.0)
+        else:
             # Where there are as many neurons as singular values, in their order, each has its own.
             own = sum(
                 drift[np.argsort(-size)] if len(drift) == len(frame.s) else drift.max()

@@ -56,9 +56,9 @@ class Asked:
     def costs(self, point: Any, stack: tuple[int, ...]) -> Any:
         """The cost of a point, or those of a stack of points."""
         if not stack:
-            return float(self._cost(point))
+            return _number(self._cost(point))
         if not self._vectorized:
-            return np.array([float(self._cost(W)) for W in point])
+            return np.array([_number(self._cost(W)) for W in point])
         costs = np.asarray(self._cost(point), dtype=np.float64)
         if costs.shape != stack:
             raise ValueError(
@@ -88,6 +88,14 @@ def require_problem(problem: Any) -> None:
     """Refuse what is no problem of pymanopt."""
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
+
+
+def _number(cost: Any) -> float:
+    """The cost of a point as a float."""
+    value = np.asarray(cost)
+    if value.shape or value.dtype.kind not in "fiub":
+        raise TypeError(f"the cost of a point must be a real number, got {cost!r}")
+    return float(value)
 
 
 def _gradient_of_stacks(problem: Problem) -> Any:

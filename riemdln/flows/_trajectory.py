@@ -7,6 +7,7 @@ rows at given times.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -193,14 +194,20 @@ class Trajectory:
     ) -> None:
         self._method: Any = _solver(method)
         self._rtol, self._atol = positive_number("rtol", rtol), positive_number("atol", atol)
-        self._options = _solver_options(options)
+        self._options = _solver_options(self._method, options)
         self._later_options = {name: v for name, v in options.items() if name != "first_step"}
         self._times = increasing_times("times", times)
+        span, spacing = np.ptp(self._times), np.spacing(np.abs(self._times).max())
+        if 0 < span < 1e6 * spacing:
+            raise ValueError(
+                f"times must span more than {1e6 * spacing:.0e}, where there are too few numbers "
+                f"between them, got {span:g}: let them begin at zero"
+            )
         self._ends = ends.checked()
         self._progress = progress
         self._chart = chart
         self._now = self._times[0], chart, chart.state
-        self._gap: float | None = None  # where the last step met a velocity that is not finite
+        self._gap = ""  # where and why the last step met no velocity
         self._is_first = True  # whether the integrator has evaluated no velocity yet
         copies = chart.stack or (1,)
         self._status = np.zeros(copies, dtype=int)
@@ -370,7 +377,7 @@ class Trajectory:
 
     def _advance(self, solver: Any) -> None:
         """Let the integrator take one step."""
-        self._gap, before = None, solver.t
+        self._gap, before = "", solver.t
         with self._explaining(before):
             message = solver.step()
         if solver.status == "failed" or not np.isfinite(solver.y).all():
@@ -382,19 +389,22 @@ class Trajectory:
 
     def _finite_velocity(self, chart: Chart, time: float, state: Vector) -> Vector:
         # A trial step that overflows has no velocity; NaN makes the integrator shorten it.
+        reason = "the gradient is not finite"
         undefined = np.full_like(state, np.nan)
         if not np.isfinite(state).all():
             return undefined
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 velocity = chart.velocity(state)
-        except (NotFiniteError, OutsideError):
+        except NotFiniteError:
             velocity = undefined
+        except OutsideError as error:
+            velocity, reason = undefined, f"the flow leaves its manifold: {error}"
         except BaseException:
-            self._gap = None  # it is this error that ends the flow
+            self._gap = ""  # it is this error that ends the flow
             raise
         if not np.isfinite(velocity).all():
-            self._gap = time
+            self._gap = f"{reason} at time {time:g}"
             if self._is_first:  # no shorter step helps
                 raise self._failure(time, "")
         self._is_first = False
@@ -406,15 +416,12 @@ class Trajectory:
         try:
             yield
         except (ArithmeticError, ValueError) as error:  # LinAlgError is a ValueError
-            if self._gap is None:
+            if not self._gap:
                 raise
             raise self._failure(time, str(error)) from error
 
     def _failure(self, time: float, reason: str) -> FlowError:
-        if self._gap is None:
-            reason = f"{reason} Another method or other tolerances may do."
-        else:
-            reason = f"the gradient is not finite at time {self._gap:g}"
+        reason = self._gap or f"{reason} Another method or other tolerances may do."
         return FlowError(
             f"the integrator {self._method.__name__} failed at time {time:g}: {reason}"
         )
@@ -512,10 +519,20 @@ def _solver(method: Any) -> type[OdeSolver]:
     return solver
 
 
-def _solver_options(options: dict[str, Any]) -> dict[str, Any]:
+def _solver_options(method: type[OdeSolver], options: dict[str, Any]) -> dict[str, Any]:
     reserved = {"args", "dense_output", "events", "fun", "t_eval", "t_span", "vectorized", "y0"}
     if taken := reserved.intersection(options):
         raise TypeError(f"options must not contain {', '.join(sorted(taken))}: the flow sets them")
+    parameters = inspect.signature(method).parameters
+    kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    # SciPy's methods take any other option as "extraneous", and warn.
+    takes_any = any(k is inspect.Parameter.VAR_KEYWORD for n, k in kinds.items() if n[0] != "e")
+    if not takes_any and (unknown := set(options) - set(kinds)):
+        known = set(kinds) - reserved - {"t0", "t_bound", "extraneous"}
+        raise TypeError(
+            f"options must be those of {method.__name__}, {', '.join(sorted(known))}, got "
+            f"{', '.join(sorted(unknown))}"
+        )
     for name in {"first_step", "max_step"}.intersection(options):
         if options[name] is not None and not (name == "max_step" and options[name] == np.inf):
             options[name] = positive_number(name, options[name])

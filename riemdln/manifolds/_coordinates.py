@@ -177,6 +177,11 @@ class AmbientCoordinates(CoordinatesBase):
         self._manifold = manifold
         self._shape = expected
         self.state = array.ravel()
+        nearest = np.asarray(self.at(self.state).point)
+        if not np.allclose(nearest, array, rtol=1e-6, atol=1e-6 * np.abs(array).max(initial=0.0)):
+            raise ValueError(
+                f"{name} must be a point of {manifold}, got {array}, of which {nearest} is made"
+            )
 
     def at(self, state: Vector) -> AmbientPlace:
         """The array of these entries."""

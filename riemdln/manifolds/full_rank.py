@@ -200,6 +200,30 @@ class FullRank(MetricManifold):
         TypeError, ValueError
             If it is no such point.
         """
+        frame, points = self._start(point, name)
+        if getattr(self._metric, "keeps_rank", False):
+            geometry = MatrixGeometry(
+                at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
+                covector=lambda place, P: place.frame.split(self._gradient(P, place.matrix)),
+                tangent=lambda place, Z: place.frame.split(self._gradient(Z, place.matrix)),
+                point=lambda place: self.projection(place.matrix, place.matrix),
+                record=lambda place: FixedRankPoint(*place.frame) if frame else place.point,
+                factors=self._factors,
+            )
+            return MultiplicativeCoordinates(geometry, frame or self._frame_of(points))
+        return self._entries(points, name)
+
+    def entry_coordinates(self, point: Any, name: str = "initial_point") -> Coordinates:
+        """The entries of a point, or of a stack of points, as coordinates."""
+        return self._entries(self._start(point, name)[1], name)
+
+    def _entries(self, points: Matrix, name: str) -> Coordinates:
+        if points.ndim == 2:
+            return AmbientCoordinates(self, points, name)
+        return StackCoordinates(self._at_stack, points, self._gradient)
+
+    def _start(self, point: Any, name: str) -> tuple[Frame | None, Matrix]:
+        """The start of a flow: its frame if it is given by one, and its matrices."""
         (m, n), frame = self._shape, None
         if isinstance(point, (tuple, list)) and [*map(np.ndim, point)] in ([2, 1, 2], [3, 2, 3]):
             frame = self._checked_frame(name, require_frame(name, point, m, n, min(m, n)))
@@ -212,24 +236,7 @@ class FullRank(MetricManifold):
             )
         for W in points.reshape(-1, m, n):
             self._point(name, W)
-        if getattr(self._metric, "keeps_rank", False):
-            geometry = MatrixGeometry(
-                at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
-                covector=lambda place, P: place.frame.split(self._gradient(P, place.matrix)),
-                tangent=lambda place, Z: place.frame.split(self._gradient(Z, place.matrix)),
-                point=lambda place: self.projection(place.matrix, place.matrix),
-                record=lambda place: FixedRankPoint(*place.frame) if frame else place.point,
-                factors=self._factors,
-            )
-            return MultiplicativeCoordinates(geometry, frame or self._frame_of(points))
-        return self.entry_coordinates(points, name)
-
-    def entry_coordinates(self, point: Any, name: str = "initial_point") -> Coordinates:
-        """The entries of a point, or of a stack of points, as coordinates."""
-        if np.ndim(point) != 3:
-            return AmbientCoordinates(self, point, name)
-        points = point_of_shape(name, finite_array(name, point), (len(point), *self._shape))
-        return StackCoordinates(self._at_stack, points, self._gradient)
+        return frame, points
 
     def transport(self, point_a: ArrayLike, point_b: ArrayLike, tangent_vector_a: Matrix) -> Matrix:
         """A tangent vector at another point, by the transport that the manifold was made with."""

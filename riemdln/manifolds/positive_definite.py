@@ -153,7 +153,7 @@ class PositiveDefinite(FullRank):
             # may converge to the boundary, where the least eigenvalues are rounding errors.
             s = self._metric._frame_at(W).frame.s  # type: ignore[attr-defined]
             if (s.sum() - np.trace(W)) / 2 > limits(W).eps ** 0.6 * s[0]:
-                least, *_, largest = np.linalg.eigvalsh(W)
+                least, largest = np.linalg.eigvalsh(W)[[0, -1]]
                 raise OutsideError(
                     f"{name} must be positive definite, but its eigenvalues range from "
                     f"{least:.1e} to {largest:.1e}"
