@@ -9,7 +9,7 @@ such as the backward differentiation formulas of CVODE, takes steps as long as t
 This example counts the gradients that each needs to come to a time.
 
 Run it with ``python examples/plot_stiff_flows.py``; it writes ``plot_stiff_flows.png``. It needs
-the extra ``stiff``: ``pip install 'riemdln[stiff]'``.
+the extra ``stiff``: ``pip install scikit-sundae``.
 """
 
 # %%

@@ -41,7 +41,7 @@ def sundials() -> Any:
         import sksundae.cvode
     except ImportError as error:
         raise ImportError(
-            "CVODE needs the package scikit-sundae: pip install 'riemdln[stiff]'"
+            "CVODE needs the package scikit-sundae: pip install scikit-sundae (the extra 'stiff')"
         ) from error
     return sksundae.cvode
 

@@ -14,7 +14,7 @@ __all__ = ["Flow", "FlowError", "NetworkFlow"]
 Vector = NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Flow:
     """A gradient flow at T times, or K of them in an ensemble.
 
@@ -29,8 +29,9 @@ class Flow:
         that time as its last.
     points : array (T, ...) or list
         The points in the form in which the initial one was given: one array where each of them is
-        an array, and otherwise a list of T points: triples (u, s, vt) on `FixedRank` and from a
-        start that is a triple, lists on a product of manifolds.
+        an array, and otherwise a list of T points: triples (u, s, vt) on `FixedRank` and, where the
+        metric keeps the rank, from a start that is a triple; lists on a product of manifolds. Of an
+        ensemble of triples each has stacks of u, s and vt.
     costs : array (T,)
         The costs.
     gradient_norms : array (T,)
@@ -64,6 +65,13 @@ class Flow:
     message: str
     nfev: int
 
+    def __repr__(self) -> str:
+        copies = f", {self.costs.shape[1]} copies" if self.costs.ndim > 1 else ""
+        return (
+            f"{type(self).__name__}({len(self.times)} times{copies}: {self.message}; "
+            f"nfev={self.nfev})"
+        )
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the flow to one .npz file of plain arrays, which `load_flow` reads.
 
@@ -71,13 +79,18 @@ class Flow:
         ----------
         path : str or path
             The file, which is overwritten.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
         """
         from riemdln.flows._files import save_flow  # which knows all kinds of flows
 
         save_flow(path, self)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NetworkFlow(Flow):
     """The gradient flow of a network's layers at T times.
 

@@ -225,7 +225,9 @@ class FullRank(MetricManifold):
     def _start(self, point: Any, name: str) -> tuple[Frame | None, Matrix]:
         """The start of a flow: its frame if it is given by one, and its matrices."""
         (m, n), frame = self._shape, None
-        if isinstance(point, (tuple, list)) and [*map(np.ndim, point)] in ([2, 1, 2], [3, 2, 3]):
+        # A list of three may be a stack or the rows of a matrix, a tuple of three is none of these.
+        is_frame = isinstance(point, list) and [*map(np.ndim, point)] in ([2, 1, 2], [3, 2, 3])
+        if is_frame or (isinstance(point, tuple) and len(point) == 3 and np.ndim(point[0]) > 1):
             frame = self._checked_frame(name, require_frame(name, point, m, n, min(m, n)))
             point = frame.U * frame.s[..., None, :] @ frame.Vt
         points = finite_array(name, point).astype(np.float64)
