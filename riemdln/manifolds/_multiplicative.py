@@ -30,7 +30,7 @@ _WORN = 30.0
 
 # Above this ratio of the least to the largest entry of d the SVD of LAPACK has all the digits that
 # matter: its error is the machine epsilon over the ratio.
-_UNGRADED = 1e-2
+_UNGRADED = 1e-3
 
 
 class MatrixGeometry(NamedTuple):
@@ -229,7 +229,7 @@ def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Fram
         W = (X * d[..., None, :]) @ Y.mT
     frame = Frame(*np.linalg.svd(W, full_matrices=False)).at_rank(d.shape[-1])
     # Factors that are not quite well conditioned may spread the singular values farther than d.
-    graded |= frame.s[..., -1] < _UNGRADED**2 * frame.s[..., 0]
+    graded |= frame.s[..., -1] < 0.1 * _UNGRADED * frame.s[..., 0]
     if np.any(graded):
         for whole, part in zip(frame, _jacobi_frame(X[graded], d[graded], Y[graded]), strict=True):
             whole[graded] = part
