@@ -69,7 +69,7 @@ for name, (times, counts, flow) in runs.items():
     print(f"{name}: {counts[-1]} gradients to t = {times[-1]:.4g}, {flow.message}")
 
 # %%
-# Both go the same way as long as both go: the loss and all singular values agree.
+# Both go the same way as long as both go: their losses agree.
 
 implicit, explicit = (flow for _, _, flow in runs.values())
 both = len(explicit.times) - 1  # the last time of the explicit one is where its budget was spent
