@@ -444,8 +444,9 @@ def test_starts_may_be_whole_numbers_or_of_single_precision():
         np.testing.assert_allclose(flow.points[-1], reference, rtol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["RK23", "LSODA"])
-def test_more_times_cost_no_more_gradients_until_they_are_observed(method):
+@pytest.mark.parametrize(("method", "looks"), [("RK23", 2), ("LSODA", 0)])
+def test_more_times_cost_no_more_gradients_until_they_are_observed(method, looks):
+    # But for two looks at the interpolant of an explicit method, at most in every step.
     counts = []
     for times in ([0, 1], np.linspace(0, 1, 101)):
         manifold, evaluations = Euclidean(1), []
@@ -463,7 +464,7 @@ def test_more_times_cost_no_more_gradients_until_they_are_observed(method):
         flow = gradient_flow(problem, [1.0], times, method=method, rtol=1e-8)
         np.testing.assert_allclose(flow.points[:, 0], np.exp(-np.asarray(times)), rtol=1e-6)
         counts.append(len(evaluations) - len(times))
-    assert counts[1] == counts[0]
+    assert counts[0] <= counts[1] <= counts[0] + 100 * looks
 
 
 def test_refuses_methods_that_scipy_does_not_have():

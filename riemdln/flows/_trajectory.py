@@ -36,10 +36,11 @@ __all__ = ["Chart", "Ends", "Trajectory"]
 
 Vector = NDArray[np.floating[Any]]
 
-# Explicit methods, whose interpolants may be worse than their steps; and how many times the
-# tolerance the defect of an interpolant may be, its slope beside the velocity, over a step.
+# Explicit methods, whose interpolants may be worse than their steps; where in a step these are
+# looked at; and how many times the tolerance their slope may be off the velocity, over a step.
 _EXPLICIT = (scipy.integrate.RK23, scipy.integrate.RK45, scipy.integrate.DOP853)
-_DEFECT = 100.0
+_PROBES = (0.4, 0.75)
+_DEFECT = 30.0
 
 # Methods that need no history: they go on with their step where a new chart begins.
 _ONE_STEP = (*_EXPLICIT, scipy.integrate.Radau)
@@ -258,7 +259,7 @@ class Trajectory:
             for solver in self._steps():
                 end, chart = solver.t, self._chart
                 over = (self._excess(end, chart, solver.y) <= 0).any(axis=0) & (self._status == 0)
-                path = _Path(solver, len(self._status), self._again)
+                path = _Path(solver, len(self._status), self._is_bad, self._again)
                 if over.any():
                     self._end(path, np.flatnonzero(over), solver.t_old, end)
                     path.rest = {k: self._end_times[k] for k in np.flatnonzero(over).tolist()}
@@ -318,18 +319,26 @@ class Trajectory:
         self._status[copies] = 1 + np.argmin(excess(places, copies), axis=0)
         self._end_times[copies] = start + places * span
 
-    def _again(self, solver: Any, path: Callable[[float], Vector], time: float) -> Vector | None:
-        """A better state within a step of an explicit method, where its interpolant is bad.
+    def _is_bad(self, solver: Any, path: Callable[[float], Vector]) -> bool:
+        """Whether the interpolant of an explicit method is far worse than its step.
 
-        The interpolant may be far worse than the steps where stability bounds these, as its slope
-        beside the velocity shows. There the method itself goes to the time, in steps of its own.
+        It may be where stability bounds the steps. Its slope beside the velocity shows it, at two
+        places within the step.
         """
-        step, near, state = solver.t - solver.t_old, 1e-4 * (solver.t - solver.t_old), path(time)
-        slope = (path(time + near) - path(time - near)) / (2 * near)
-        defect = step * (slope - self._finite_velocity(self._chart, time, state))
-        size = solver.atol + solver.rtol * np.abs(state)
-        if np.linalg.norm(defect / size) < _DEFECT * state.size**0.5:
-            return None
+        step = solver.t - solver.t_old
+        for share in _PROBES:
+            time = solver.t_old + share * step
+            state = path(time)
+            slope = (path(time + 1e-4 * step) - path(time - 1e-4 * step)) / (2e-4 * step)
+            defect = step * (slope - self._finite_velocity(self._chart, time, state))
+            size = solver.atol + solver.rtol * np.abs(state)
+            # Of a NaN no comparison is true.
+            if not np.linalg.norm(defect / size) < _DEFECT * state.size**0.5:
+                return True
+        return False
+
+    def _again(self, solver: Any, time: float) -> Vector:
+        """The state at a time within a step, by steps of the method itself."""
         options = {**self._later_options, "first_step": time - solver.t_old}
         again = self._begin(self._chart, solver.t_old, solver.y_old, time, options)
         while again.status == "running":
@@ -436,8 +445,10 @@ class _Path:
         The integrator.
     copies : int
         How many copies there are.
+    is_bad : callable
+        Whether the interpolant of the integrator is far worse than its step.
     again : callable
-        From the integrator, its interpolant and a time to a better state there, or None.
+        From the integrator and a time to the state there without the interpolant.
 
     Attributes
     ----------
@@ -445,8 +456,15 @@ class _Path:
         The time at which each of the copies that rest has come to its end.
     """
 
-    def __init__(self, solver: Any, copies: int, again: Callable[..., Vector | None]) -> None:
-        self._solver, self._copies, self._again = solver, copies, again
+    def __init__(
+        self,
+        solver: Any,
+        copies: int,
+        is_bad: Callable[..., bool],
+        again: Callable[..., Vector],
+    ) -> None:
+        self._solver, self._copies = solver, copies
+        self._is_bad, self._again = is_bad, again
         self._known: dict[float, Vector] = {solver.t: solver.y}
         self.rest: dict[int, float] = {}
 
@@ -471,11 +489,16 @@ class _Path:
 
     def _true(self, time: float) -> Vector:
         if time not in self._known:
-            better = None
-            if isinstance(self._solver, _EXPLICIT):
-                better = self._again(self._solver, self._interpolant, time)
-            self._known[time] = self._interpolant(time) if better is None else better
+            if self._is_true:
+                self._known[time] = self._interpolant(time)
+            else:
+                self._known[time] = self._again(self._solver, time)
         return self._known[time]
+
+    @cached_property
+    def _is_true(self) -> bool:
+        is_explicit = isinstance(self._solver, _EXPLICIT)
+        return not (is_explicit and self._is_bad(self._solver, self._interpolant))
 
     def _rows(self, state: Vector) -> Vector:
         return state.reshape(self._copies, -1)
