@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pymanopt import Problem
 from scipy.integrate import OdeSolver
 
+from riemdln._memory import Memory
 from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import Flow
@@ -184,7 +185,7 @@ class _Descent:
         self._asked, self._coordinates = asked, coordinates
         self.state, self.stack = coordinates.state, coordinates.stack
         self._moves = np.ones(self.stack, dtype=bool) if moves is None else moves
-        self._seen: Any = None  # the last state, its place and its gradient
+        self._places, self._gradients = Memory(size=1), Memory(size=1)
 
     @property
     def nfev(self) -> int:
@@ -226,13 +227,16 @@ class _Descent:
 
     def _place(self, state: Vector) -> Place:
         """The place of a state; that of the last one is remembered."""
-        if self._seen is None or not np.array_equal(self._seen[0], state):
-            self._seen = [state.copy(), self._coordinates.at(state), None]
-        return self._seen[1]
+        place: Place | None = self._places.find(state)
+        if place is None:
+            place = self._coordinates.at(state)
+            self._places.put(state, place)
+        return place
 
     def _gradient(self, state: Vector) -> Any:
         """The Riemannian gradient at a state, which is asked for once."""
-        place = self._place(state)
-        if self._seen[2] is None:
-            self._seen[2] = self._asked.gradient(place, self.stack)
-        return self._seen[2]
+        gradient = self._gradients.find(state)
+        if gradient is None:
+            gradient = self._asked.gradient(self._place(state), self.stack)
+            self._gradients.put(state, gradient)
+        return gradient

@@ -16,6 +16,7 @@ from scipy.integrate import OdeSolver
 
 from riemdln._arrays import chained_layers, positive_number
 from riemdln._frame import Frame, whole_frame
+from riemdln._memory import Memory
 from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import NetworkFlow
@@ -205,7 +206,7 @@ class _Layers:
         self.state = _flat(layers)
         self._sizes = _sizes(layers)
         self.scale = _flat(_scales(layers))
-        self._seen: tuple[Vector, Any, list[Vector]] | None = None
+        self._seen = Memory(size=1)
 
     @property
     def nfev(self) -> int:
@@ -336,12 +337,13 @@ class _Layers:
 
     def _see(self, state: Vector) -> tuple[Any, list[Vector]]:
         """The point of a state, and the gradient in its layers, which is asked for once."""
-        if self._seen is None or not np.array_equal(self._seen[0], state):
+        seen: tuple[Any, list[Vector]] | None = self._seen.find(state)
+        if seen is None:
             layers = self._layers(state)
             point = self._point_of(layers)
-            gradient = layer_gradients(layers, self._asked.euclidean_gradient(point))
-            self._seen = state.copy(), point, gradient
-        return self._seen[1:]
+            seen = point, layer_gradients(layers, self._asked.euclidean_gradient(point))
+            self._seen.put(state, seen)
+        return seen
 
 
 def _flat(layers: Sequence[Vector]) -> Vector:
