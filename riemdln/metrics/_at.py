@@ -75,6 +75,10 @@ class MetricAt(abc.ABC):
     def coordinate_laplacian(self) -> Vector:
         """Laplace-Beltrami of the entries of W: see `riemdln.Metric.coordinate_laplacian`."""
 
+    @abc.abstractmethod
+    def ito_drift(self) -> Vector:
+        """The drift that Ito's form of noise adds: see `riemdln.Metric.ito_drift`."""
+
     def by_default(self, method: str, *vectors: Vector) -> Any:
         """What a method says where the metric does not define it itself."""
         return getattr(type(self), method)(self, *vectors)

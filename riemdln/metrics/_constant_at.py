@@ -60,6 +60,9 @@ class ConstantAt(MetricAt):
     def coordinate_laplacian(self) -> Array:
         return 0.0 * self._W
 
+    def ito_drift(self) -> Array:
+        return 0.0 * self._W
+
     def _vector(self, name: str, vector: Array) -> Array:
         vector = finite(name, matching_matrix(name, vector, "W", self._W))
         return vector if vector.shape == self._W.shape else vector + 0.0 * self._W

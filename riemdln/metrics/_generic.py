@@ -15,6 +15,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator, cg
 
 from riemdln._arrays import Array, finite, like, matching_matrix, point_of_shape, to_numpy
+from riemdln._differences import central_difference
 from riemdln.metrics._at import MetricAt
 
 __all__ = ["VECTORS", "GenericAt", "StackAt"]
@@ -34,6 +35,7 @@ VECTORS = {
     "log_volume": (),
     "log_volume_gradient": (),
     "coordinate_laplacian": (),
+    "ito_drift": (),
 }
 
 # Those whose answer is a number.
@@ -125,6 +127,17 @@ class GenericAt(MetricAt):
         """From div A = sum_E DA[E] E over the unit matrices E."""
         divergence = sum(self.sharp_derivative(E, E) for E in self._basis)
         return divergence + self.sharp(self.log_volume_gradient())
+
+    def ito_drift(self) -> Array:
+        """From its definition, by differences of `root` along the columns of the root."""
+        W, step = to_numpy(self._given).astype(np.float64), np.finfo(float).eps ** 0.2
+
+        def along(E: Array) -> Array:
+            X = to_numpy(self.root(E))
+            h = step * np.abs(W).max() / np.abs(X).max()
+            return central_difference(lambda h: self._metric.root(W + h * X, E), h)
+
+        return self._as_given(sum(map(along, self._basis)) / 2)
 
     def _vector(self, name: str, vector: Array) -> Array:
         vector = finite(name, point_of_shape(name, vector, self._W.shape))
@@ -245,3 +258,6 @@ class StackAt(MetricAt):
 
     def coordinate_laplacian(self) -> Array:
         return self._ask("coordinate_laplacian")
+
+    def ito_drift(self) -> Array:
+        return self._ask("ito_drift")

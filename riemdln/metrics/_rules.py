@@ -272,7 +272,7 @@ _FUNCTIONS: dict[str, Function] = {
     ),
     **_potential("log_volume"),
     **_potential("entropy"),
-    **{name: _without_derivative(name) for name in ("root", "coordinate_laplacian")},
+    **{name: _without_derivative(name) for name in ("root", "coordinate_laplacian", "ito_drift")},
 }
 
 

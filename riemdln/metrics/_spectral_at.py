@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from functools import cached_property, reduce
 from operator import mul, truediv
 from typing import Any
@@ -207,26 +208,48 @@ class FrameAt(MetricAt):
             return self._diagonal(s * (xp.sum(slope, axis=-1) - xp.linalg.diagonal(slope)))
 
     def coordinate_laplacian(self) -> Blocks:
-        r"""Delta_g W = div A + A(grad ln sqrt(det g)), with div A = U diag(d) V^T.
+        r"""Delta_g W = div A + A(grad ln sqrt(det g)), with div A = sum_E DA[E] E.
 
         From the left W moves d_i by s_i (theta[s_i, s_i; s_i] + sum_k theta[s_i, s_k; s_i]), where
         k goes over all m rows, with s_k = 0 beyond the rank; from the right it is the same of the
         transpose.
         """
+        divergence = self._divergence(lambda there, here: 1.0 + 0.0 * there)
+        return divergence + self.sharp(self.log_volume_gradient())
+
+    def ito_drift(self) -> Blocks:
+        r"""Half of sum_E DR[R E] E with R = A^{1/2}, whose kernel is rho = theta^{1/2}.
+
+        A term of the divergence of A has the factor rho(s_k, s_i) here, as W moves by R E, and
+        rho[s_i, s_k; s_i] = theta[s_i, s_k; s_i] / (rho(s_i, s_i) + rho(s_k, s_i)).
+        """
+        return 0.5 * self._divergence(lambda there, here: there**0.5 / (here**0.5 + there**0.5))
+
+    def _divergence(self, weight: Callable[[Array, Array], Array]) -> Blocks:
+        """The blocks of U diag(d) V^T for a sum over unit matrices, as above.
+
+        Each term has a weight, a function of theta(s_k, s_i) and theta(s_i, s_i).
+        """
         if self.frame.leaves_both:
             raise ValueError("the coordinate Laplacian exists on matrices of full rank only")
-        (m, n), s = self.frame.shape, self.frame.s
+        (m, n), s, theta = self.frame.shape, self.frame.s, self.theta
         xp, r = namespace(s), s.shape[-1]
         column, row = s[..., :, None], s[..., None, :]
+        here = xp.linalg.diagonal(theta.M)
         d = 0.0 * s
         with np.errstate(divide="ignore", invalid="ignore"):
-            for kernel, beyond in ((self.kernel, m - r), (self.kernel.transpose, n - r)):
-                differences = kernel.divided_difference(column, row, column)
-                differences = filled(differences, s, (*s.shape, r))
-                from_zero = kernel.divided_difference(s, 0.0 * s, s) if beyond else 0.0
-                total = xp.linalg.diagonal(differences) + xp.sum(differences, axis=-1)
-                d = d + xp.where(s > 0, s * (total + beyond * from_zero), 0.0)
-        return self._diagonal(d) + self.sharp(self.log_volume_gradient())
+            for kernel, beyond, there, from_zero in (
+                (self.kernel, m - r, theta.M.mT, theta.Up),
+                (self.kernel.transpose, n - r, theta.M, theta.Vp),
+            ):
+                terms = filled(kernel.divided_difference(column, row, column), s, (*s.shape, r))
+                terms = terms * weight(there, here[..., :, None])
+                total = xp.linalg.diagonal(terms) + xp.sum(terms, axis=-1)
+                if beyond:
+                    edge = kernel.divided_difference(s, 0.0 * s, s)
+                    total = total + beyond * edge * weight(from_zero[..., 0, :], here)
+                d = d + xp.where(s > 0, s * total, 0.0)
+        return self._diagonal(d)
 
     def _require_no_underflow(self, value: Array) -> None:
         """Raise where a value of two positive singular values was lost to underflow."""
@@ -316,6 +339,9 @@ class SpectralAt(MetricAt):
 
     def coordinate_laplacian(self) -> Any:
         return self.join(self.on_blocks.coordinate_laplacian())
+
+    def ito_drift(self) -> Any:
+        return self.join(self.on_blocks.ito_drift())
 
 
 class DenseAt(SpectralAt):

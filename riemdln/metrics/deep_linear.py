@@ -108,6 +108,16 @@ class DeepLinearMetric(SpectralMetric):
         """Whether no flow changes the rank: at depths of 2 and more."""
         return self.depth >= 2
 
+    @property
+    def changes_determinant_sign(self) -> bool:
+        """Whether noise takes square matrices to those with a determinant of the other sign.
+
+        Balanced layers pass through a singular value of zero on a straight line, on which all N
+        of them change sign: so does the determinant at odd depths, and at even ones it does not.
+        A depth that is no whole number has no layers, and keeps the sign as an even one does.
+        """
+        return self.depth % 2 == 1
+
     def entropy(self, W: Array) -> Array:
         r"""The logarithm of the volume of the balanced layers over W, up to a constant.
 

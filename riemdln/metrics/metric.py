@@ -35,12 +35,15 @@ class Metric(abc.ABC):
     differentiation, and with them all of `FullRank`. Override what has a closed form.
 
     What a metric says can be differentiated itself, by autograd, PyTorch and JAX: in all vectors,
-    and in W, except for `root`, `coordinate_laplacian` and `random_tangent`. So a cost may
+    and in W, except for `root`, `coordinate_laplacian`, `ito_drift` and `random_tangent`. So a cost may
     contain a metric, and a metric another one. First derivatives have closed forms, also where
     singular values are equal; second ones are differences of these, to some ten digits.
 
     Attributes
     ----------
+    changes_determinant_sign : bool
+        Whether noise takes square matrices to those with a determinant of the other sign: unless a
+        subclass says otherwise, where geodesics do not end at lower rank.
     ends_at_lower_rank : bool
         Whether geodesics end at matrices of lower rank, so that square matrices with determinants
         of opposite sign are not connected. False unless a subclass says otherwise.
@@ -68,6 +71,11 @@ class Metric(abc.ABC):
 
     ends_at_lower_rank: bool = False
     is_pure: bool = False
+
+    @property
+    def changes_determinant_sign(self) -> bool:
+        """Whether noise takes square matrices to those with a determinant of the other sign."""
+        return not self.ends_at_lower_rank
 
     def at(self, W: Array, *, rank: int | None = None) -> MetricAt:
         """The metric at a point: one object that answers all that is asked there.
@@ -311,6 +319,36 @@ class Metric(abc.ABC):
         array([[1.]])
         """
         return self._ask("coordinate_laplacian", W)
+
+    def ito_drift(self, W: Array) -> Array:
+        r"""The drift that Ito's form of dW = A_W^{1/2} o dB has, an equation of Stratonovich's.
+
+        .. math:: \tfrac12 \sum_E D(A^{1/2})[A^{1/2} E] \, E
+
+        over the unit matrices E. So dW = b dt + A^{1/2} dB in Ito's sense is the equation
+        dW = (b - ito_drift) dt + A^{1/2} o dB in Stratonovich's, which obeys the chain rule.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+
+        Returns
+        -------
+        array (..., m, n)
+
+        References
+        ----------
+        - P. E. Kloeden, E. Platen. Numerical solution of stochastic differential equations. 1992,
+          section 4.9.
+
+        Examples
+        --------
+        >>> import riemdln
+        >>> riemdln.DeepLinearMetric(depth=2).ito_drift([[3.0]])  # A = 2 w, so (A^{1/2})^2' / 4
+        array([[0.5]])
+        """
+        return self._ask("ito_drift", W)
 
     def random_tangent(self, W: Array, rng: Rng = None) -> Array:
         """A random tangent vector, Gaussian and isotropic in the metric: the root of white noise.
