@@ -9,7 +9,16 @@ from importlib.metadata import version
 
 from riemdln import checks, geodesics, kernels, retractions, transports
 from riemdln.completion import MatrixCompletion
-from riemdln.flows import Flow, FlowError, NetworkFlow, gradient_flow, load_flow, network_flow
+from riemdln.flows import (
+    Flow,
+    FlowError,
+    LangevinFlow,
+    NetworkFlow,
+    gradient_flow,
+    langevin_flow,
+    load_flow,
+    network_flow,
+)
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
 from riemdln.manifolds import FixedRank, FullRank, PositiveDefinite
@@ -34,6 +43,7 @@ __all__ = [
     "FullRank",
     "GeodesicError",
     "KroneckerMetric",
+    "LangevinFlow",
     "MatrixCompletion",
     "Metric",
     "MetricAt",
@@ -48,6 +58,7 @@ __all__ = [
     "imbalance",
     "imbalances",
     "kernels",
+    "langevin_flow",
     "layer_gradients",
     "load_flow",
     "network_flow",

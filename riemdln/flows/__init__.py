@@ -1,8 +1,18 @@
-"""Gradient flows as ordinary differential equations: on a manifold, and on a network's layers."""
+"""Flows on a manifold and on a network's layers: down a gradient, and with noise."""
 
 from riemdln.flows._files import load_flow
 from riemdln.flows._gradient import gradient_flow
+from riemdln.flows._langevin import langevin_flow
 from riemdln.flows._network import network_flow
-from riemdln.flows._results import Flow, FlowError, NetworkFlow
+from riemdln.flows._results import Flow, FlowError, LangevinFlow, NetworkFlow
 
-__all__ = ["Flow", "FlowError", "NetworkFlow", "gradient_flow", "load_flow", "network_flow"]
+__all__ = [
+    "Flow",
+    "FlowError",
+    "LangevinFlow",
+    "NetworkFlow",
+    "gradient_flow",
+    "langevin_flow",
+    "load_flow",
+    "network_flow",
+]

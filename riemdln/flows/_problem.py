@@ -75,13 +75,15 @@ class Asked:
 
     def gradient(self, place: Place, stack: tuple[int, ...]) -> Any:
         """The Riemannian gradient at a place, in the form of its tangent vectors."""
-        point = place.point
-        if stack and not self._vectorized:
-            gradient = np.array([self._gradient(W) for W in point])
-        else:
-            gradient = self._gradient(point)
-        self.nfev += 1
+        gradient = self.given_gradient(place.point, stack)
         return place.tangent(gradient) if self.is_riemannian else place.gradient(gradient)
+
+    def given_gradient(self, point: Any, stack: tuple[int, ...]) -> Any:
+        """The gradient as the problem has it, Riemannian or Euclidean, of a point or a stack."""
+        self.nfev += 1
+        if stack and not self._vectorized:
+            return np.array([self._gradient(W) for W in point])
+        return self._gradient(point)
 
 
 def require_problem(problem: Any) -> None:

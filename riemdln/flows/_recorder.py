@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from riemdln.flows._results import Flow, FlowError
 
-__all__ = ["Run", "record"]
+__all__ = ["Run", "progress_bar", "record"]
 
 F = TypeVar("F", bound=Flow)
 
@@ -91,6 +92,24 @@ def record(kind: type[F], run: Run) -> F:
             error.add_note("What the flow had computed is in this exception's attribute 'result'.")
         raise
     return result(**run.outcome())
+
+
+@contextmanager
+def progress_bar(times: Any, visible: bool) -> Iterator[Callable[[float, Callable[[], Any]], None]]:
+    """A bar of the simulated time, which is shown a time and what tells the costs there."""
+    first, last = float(times[0]), float(times[-1])
+    layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+    with tqdm(total=last - first, disable=not visible, bar_format=layout) as bar:
+
+        def show(time: float, costs: Callable[[], Any]) -> None:
+            if visible:
+                cost = float(np.mean(costs()))
+                bar.set_description_str(
+                    f"t = {time:.4g} of {last:.4g}, cost {cost:.4g}", refresh=False
+                )
+                bar.update(time - first - bar.n)
+
+        yield show
 
 
 def _column(values: list[Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Flow", "FlowError", "NetworkFlow"]
+__all__ = ["Flow", "FlowError", "LangevinFlow", "NetworkFlow"]
 
 Vector = NDArray[np.floating[Any]]
 
@@ -111,6 +111,21 @@ class NetworkFlow(Flow):
     layers: list[list[Vector]]
     imbalances: Vector
     singular_value_errors: Vector
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LangevinFlow(Flow):
+    """A solution of the Riemannian Langevin equation at T times, or K of them in an ensemble.
+
+    `gradient_norms` are the norms of the Riemannian gradient of the cost, without the entropy.
+
+    Attributes
+    ----------
+    acceptance_rates : float or array (K,)
+        The share of the steps that were accepted; one where none is ever rejected.
+    """
+
+    acceptance_rates: Any
 
 
 class FlowError(RuntimeError):

@@ -11,7 +11,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,7 +19,6 @@ import scipy.integrate
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import OdeSolver
 from scipy.optimize import elementwise
-from tqdm.auto import tqdm
 
 from riemdln._arrays import (
     NotFiniteError,
@@ -29,7 +28,7 @@ from riemdln._arrays import (
     real_number,
 )
 from riemdln.flows._cvode import CVODE, sundials
-from riemdln.flows._recorder import Row
+from riemdln.flows._recorder import Row, progress_bar
 from riemdln.flows._results import FlowError
 
 __all__ = ["Chart", "Ends", "Trajectory"]
@@ -255,7 +254,7 @@ class Trajectory:
         if self._starts_at_its_end() or len(times) == 1:
             return
         due = 1
-        with _progress_bar(times, self._progress) as show:
+        with progress_bar(times, self._progress) as show:
             for solver in self._steps():
                 end, chart = solver.t, self._chart
                 over = (self._excess(end, chart, solver.y) <= 0).any(axis=0) & (self._status == 0)
@@ -272,7 +271,7 @@ class Trajectory:
                 self._now = end, chart, path(end)
                 if is_over and times[due - 1] < end:
                     yield end, self._observe(*self._now)
-                show(*self._now)
+                show(end, partial(chart.costs, self._now[2]))
                 if is_over:
                     return
                 if over.any():
@@ -511,23 +510,6 @@ def _defined_at(time: float) -> Iterator[None]:
         yield
     except NotFiniteError as error:
         raise FlowError(f"the gradient is not finite at time {time:g}: {error}") from error
-
-
-@contextmanager
-def _progress_bar(times: Vector, visible: bool) -> Iterator[Callable[[float, Chart, Vector], None]]:
-    first, last = float(times[0]), float(times[-1])
-    layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-    with tqdm(total=last - first, disable=not visible, bar_format=layout) as bar:
-
-        def show(time: float, chart: Chart, state: Vector) -> None:
-            if visible:
-                cost = float(np.mean(chart.costs(state)))
-                bar.set_description_str(
-                    f"t = {time:.4g} of {last:.4g}, cost {cost:.4g}", refresh=False
-                )
-                bar.update(time - first - bar.n)
-
-        yield show
 
 
 def _solver(method: Any) -> type[OdeSolver]:

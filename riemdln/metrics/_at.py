@@ -48,6 +48,10 @@ class MetricAt(abc.ABC):
         """The symmetric square root A_W^{1/2} of `sharp`."""
 
     @abc.abstractmethod
+    def inverse_root(self, Z: Vector) -> Vector:
+        """The inverse A_W^{-1/2} of `root`, of which no direction is taken as frozen."""
+
+    @abc.abstractmethod
     def pair(self, p: Vector, X: Vector) -> Array:
         """The pairing <p, X> of a covector and a tangent vector."""
 
@@ -78,6 +82,13 @@ class MetricAt(abc.ABC):
     @abc.abstractmethod
     def ito_drift(self) -> Vector:
         """The drift that Ito's form of noise adds: see `riemdln.Metric.ito_drift`."""
+
+    def relative_noise_at_rounding(self) -> Array:
+        """The noise of a lost singular value beside its size, and infinity where none is lost.
+
+        Where a singular value is a rounding error c of W, this is A_W^{1/2} / c of one that is c.
+        """
+        return np.inf
 
     def by_default(self, method: str, *vectors: Vector) -> Any:
         """What a method says where the metric does not define it itself."""

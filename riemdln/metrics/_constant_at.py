@@ -92,6 +92,9 @@ class MultipleAt(ConstantAt):
     def root(self, Z: Array) -> Any:
         return self._factor**0.5 * self._vector("Z", Z)
 
+    def inverse_root(self, Z: Array) -> Any:
+        return self._vector("Z", Z) / self._factor**0.5
+
     def log_volume(self) -> Array:
         m, n = self._W.shape[-2:]
         return 0.0 * self._W[..., 0, 0] - m * n / 2 * math.log(self._factor)

@@ -88,12 +88,26 @@ class GenericAt(MetricAt):
         return self._as_given(y.reshape(self._W.shape))
 
     def root(self, Z: Array) -> Array:
+        return self._power(0.5, Z)
+
+    def inverse_root(self, Z: Array) -> Array:
+        """The inverse of the root, solved for where the metric defines a root itself."""
+        if "root" in vars(self):
+            return self._inverse(self.root, Z)
+        return self._power(-0.5, Z)
+
+    def _inverse(self, function: Any, Z: Array) -> Array:
+        dense = np.array([to_numpy(function(E)).ravel() for E in self._basis]).T
+        z = np.linalg.solve(dense, self._vector("Z", Z).ravel())
+        return self._as_given(z.reshape(self._W.shape))
+
+    def _power(self, exponent: float, Z: Array) -> Array:
         values, vectors = np.linalg.eigh(self._dense)
         if not values[0] > 0:
             raise np.linalg.LinAlgError(
                 f"sharp must be positive definite, but its least eigenvalue is {values[0]:.1e}"
             )
-        z = vectors @ (values**0.5 * (vectors.T @ self._vector("Z", Z).ravel()))
+        z = vectors @ (values**exponent * (vectors.T @ self._vector("Z", Z).ravel()))
         return self._as_given(z.reshape(self._W.shape))
 
     def pair(self, p: Array, X: Array) -> Array:
@@ -214,7 +228,7 @@ class StackAt(MetricAt):
 
     def _loop(self, method: str, functions: list[Any], vectors: tuple[Array, ...]) -> Array:
         shape = tuple(self._given.shape)
-        names = VECTORS.get(method, ("p", "X"))
+        names = VECTORS.get(method, ("p", "X"))[: len(vectors)]
         checked = [
             matching_matrix(n, V, "W", self._given) for n, V in zip(names, vectors, strict=True)
         ]
@@ -230,6 +244,9 @@ class StackAt(MetricAt):
 
     def root(self, Z: Array) -> Array:
         return self._ask("root", Z)
+
+    def inverse_root(self, Z: Array) -> Array:
+        return self._ask("inverse_root", Z)
 
     def pair(self, p: Array, X: Array) -> Array:
         return self._ask("pair", p, X)

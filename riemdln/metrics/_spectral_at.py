@@ -141,6 +141,15 @@ class FrameAt(MetricAt):
     def root(self, Z: Blocks) -> Blocks:
         return Z.map(lambda block, theta: theta**0.5 * block, self.theta)
 
+    def inverse_root(self, Z: Blocks) -> Blocks:
+        return Z.map(lambda block, theta: block / theta**0.5, self.theta)
+
+    def relative_noise_at_rounding(self) -> Array:
+        """The noise of a lost singular value beside its size, and infinity where none is lost."""
+        level, xp = self.frame.rounding, namespace(self.frame.s)
+        noise = filled(self.kernel(level, level), level) ** 0.5 / level
+        return xp.where(self.frame.s[..., -1] > level, xp.inf, noise)
+
     def pair(self, p: Blocks, X: Blocks) -> Array:
         return sum(map(paired, p.parts(), X.parts()))
 
@@ -308,6 +317,12 @@ class SpectralAt(MetricAt):
 
     def root(self, Z: Any) -> Any:
         return self.join(self.on_blocks.root(self.split("Z", Z)))
+
+    def inverse_root(self, Z: Any) -> Any:
+        return self.join(self.on_blocks.inverse_root(self.split("Z", Z)))
+
+    def relative_noise_at_rounding(self) -> Array:
+        return self.on_blocks.relative_noise_at_rounding()
 
     def pair(self, p: Any, X: Any) -> Array:
         return self.on_blocks.pair(self.split("p", p), self.split("X", X))

@@ -114,6 +114,9 @@ class KroneckerAt(ConstantAt):
     def root(self, Z: Array) -> Array:
         return self._scaled(self._vector("Z", Z), 0.5)
 
+    def inverse_root(self, Z: Array) -> Array:
+        return self._scaled(self._vector("Z", Z), -0.5)
+
     def log_volume(self) -> Array:
         xp, (m, n) = namespace(self._W), self._W.shape[-2:]
         logarithm = n * xp.sum(xp.log(self._left)) + m * xp.sum(xp.log(self._right))

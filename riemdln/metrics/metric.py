@@ -35,8 +35,8 @@ class Metric(abc.ABC):
     differentiation, and with them all of `FullRank`. Override what has a closed form.
 
     What a metric says can be differentiated itself, by autograd, PyTorch and JAX: in all vectors,
-    and in W, except for `root`, `coordinate_laplacian`, `ito_drift` and `random_tangent`. So a cost may
-    contain a metric, and a metric another one. First derivatives have closed forms, also where
+    and in W, except for `root`, `coordinate_laplacian`, `ito_drift` and `random_tangent`. So a cost
+    may contain a metric, and a metric another one. First derivatives have closed forms, also where
     singular values are equal; second ones are differences of these, to some ten digits.
 
     Attributes
