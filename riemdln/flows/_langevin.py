@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -176,7 +175,7 @@ def equation_of(
     """The equation, its start as a stack of points, and whether it was given as one."""
     beta = positive_number("beta", beta)
     asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
-    manifold: Any = problem if asked is None else problem.manifold  # type: ignore[union-attr]
+    manifold: Any = problem if asked is None else problem.manifold
     metric = getattr(manifold, "metric", None)
     coordinates = coordinates_around(manifold, initial_point)
     points = np.array(initial_point, dtype=np.float64)
@@ -212,14 +211,13 @@ class _Run:
 
     def __iter__(self) -> Generator[tuple[float, Row]]:
         yield self._now, self._row()
-        costs = self._scheme.equation.costs
         with progress_bar(self._times, self._progress) as show:
             for start, end in zip(self._times[:-1], self._times[1:], strict=True):
                 count = max(1, math.ceil((end - start) / self._step_size * (1 - 1e-12)))
                 for step in range(1, count + 1):
                     self._advance((end - start) / count)
                     self._now = start + step * (end - start) / count
-                    show(self._now, partial(costs, self._scheme.points))
+                    show(self._now, self._costs)
                 yield end, self._row()
 
     def _advance(self, size: float) -> None:
@@ -243,7 +241,7 @@ class _Run:
                 f"; {scheme.lost} proposals were rejected, since they have singular values that "
                 "are rounding errors"
             )
-        each = np.ones(len(scheme.points), dtype=int)
+        each = np.ones(len(scheme.states), dtype=int)
         fields = {
             "status": status * each,
             "success": status * each == 0,
@@ -257,13 +255,16 @@ class _Run:
         return self._now, self._row()
 
     def _row(self) -> Row:
-        points, equation = self._scheme.points, self._scheme.equation
+        at, equation = self._scheme.at(), self._scheme.equation
         return {
-            "points": self._own(points),
-            "costs": self._own(equation.costs(points)),
-            "gradient_norms": self._own(equation.gradient_norms(points)),
-            "singular_values": self._own(np.linalg.svd(points, compute_uv=False)),
+            "points": self._own(at.points),
+            "costs": self._own(equation.costs(at.points)),
+            "gradient_norms": self._own(equation.gradient_norms(at)),
+            "singular_values": self._own(at.singular_values),
         }
+
+    def _costs(self) -> Vector:
+        return self._scheme.equation.costs(self._scheme.at().points)
 
     def _own(self, values: Vector) -> Any:
         """The values of all copies, or of the one that there is."""

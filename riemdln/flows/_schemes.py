@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from riemdln._arrays import NotFiniteError
+from riemdln._arrays import NotFiniteError, finite
 from riemdln.flows._problem import Asked
-from riemdln.metrics import Metric, MetricAt
+from riemdln.metrics import Metric
+from riemdln.metrics._diffusion import DiffusionAt
 
 __all__ = ["SCHEMES", "Equation", "Metropolis", "Scheme"]
 
@@ -45,7 +46,7 @@ class Equation:
     """
 
     def __init__(self, metric: Metric, beta: float, entropy: bool, asked: Asked | None) -> None:
-        self.metric, self.beta = metric, beta
+        self.metric, self.diffusion, self.beta = metric, metric.diffusion(), beta
         self._entropy, self._asked = entropy, asked
 
     @property
@@ -59,63 +60,55 @@ class Equation:
             return np.zeros(len(points))
         return self._asked.costs(points, points.shape[:1])
 
-    def gradient_norms(self, points: Vector) -> Vector:
+    def gradient_norms(self, at: DiffusionAt) -> Vector:
         """The norms of the Riemannian gradients of the cost."""
         if self._asked is None:
-            return np.zeros(len(points))
-        at = self.metric.at(points)
-        gradient = self._asked.given_gradient(points, points.shape[:1])
-        if not self._asked.is_riemannian:
-            gradient = at.sharp(gradient)
-        return np.sqrt(at.inner(gradient, gradient))
+            return np.zeros(len(at.points))
+        return np.linalg.norm(at.inverse_root(self._gradient(at)), axis=(-2, -1))
 
-    def drift(self, points: Vector, at: MetricAt) -> Vector:
+    def drift(self, at: DiffusionAt) -> Vector:
         """The drift of Ito's form."""
-        at, there, back = at.in_frame()
-        drift = at.coordinate_laplacian() / self.beta
-        covectors = []
+        drift = at.laplacian()
         if self._entropy:
-            covectors.append(at.entropy_gradient() / self.beta)  # type: ignore[attr-defined]
-        if self._asked is not None:
-            gradient = self._asked.given_gradient(points, points.shape[:1])
-            if self._asked.is_riemannian:
-                drift = drift - there("riemannian_gradient", gradient)
-            else:
-                covectors.append(-there("euclidean_gradient", gradient))
-        if covectors:
-            drift = drift + at.sharp(sum(covectors[1:], covectors[0]))
-        return back(drift)
+            drift = drift + at.entropy_gradient()
+        return drift / self.beta - (0.0 if self._asked is None else self._gradient(at))
 
-    def stratonovich_drift(self, points: Vector, at: MetricAt) -> Vector:
+    def stratonovich_drift(self, at: DiffusionAt) -> Vector:
         """The drift of Stratonovich's form, which obeys the chain rule."""
-        return self.drift(points, at) - 2 / self.beta * at.ito_drift()
+        return self.drift(at) - 2 / self.beta * at.ito_drift()
 
-    def noise(self, at: MetricAt, gaussian: Vector) -> Vector:
+    def noise(self, at: DiffusionAt, gaussian: Vector) -> Vector:
         """The noise (2 / beta)^{1/2} A^{1/2} Z of a unit of time, for a Gaussian matrix Z."""
         return (2 / self.beta) ** 0.5 * at.root(gaussian)
 
-    def log_density(self, costs: Vector, at: MetricAt) -> Vector:
-        r"""The logarithm of the stationary density in W, ln(exp(-beta E + S) sqrt(det g))."""
-        entropy = at.entropy() if self._entropy else 0.0  # type: ignore[attr-defined]
-        return -self.beta * costs + entropy + at.log_volume()
+    def log_density(self, at: DiffusionAt) -> Vector:
+        r"""The logarithm of the stationary density of states, ln(exp(-beta E + S) sqrt(det g))."""
+        entropy = at.entropy() if self._entropy else 0.0
+        return entropy + at.log_volume() - self.beta * self.costs(at.points)
+
+    def _gradient(self, at: DiffusionAt) -> Vector:
+        """The Riemannian gradient of the cost, as a velocity of states."""
+        asked: Any = self._asked
+        gradient = finite("the gradient", asked.given_gradient(at.points, at.points.shape[:1]))
+        return at.tangent(gradient) if asked.is_riemannian else at.sharp(gradient)
 
 
 class Scheme(abc.ABC):
-    """A scheme that moves points along an equation.
+    """A scheme that moves states along an equation.
 
     Parameters
     ----------
     equation : Equation
         The equation.
     points : array (K, m, n)
-        Where it starts.
+        The points where it starts.
     rng : numpy.random.Generator
         The source of randomness.
 
     Attributes
     ----------
-    points : array (K, m, n)
-        The points that it has come to.
+    states : array (K, m, n)
+        The states that it has come to.
     accepted : array (K,)
         How many of its steps were accepted.
     lost : int
@@ -123,7 +116,8 @@ class Scheme(abc.ABC):
     """
 
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
-        self.equation, self.points, self._rng = equation, points, rng
+        self.equation, self._rng = equation, rng
+        self.states = equation.diffusion.states(points)
         self.accepted = np.zeros(len(points), dtype=int)
         self.lost = 0
         m, n = points.shape[-2:]
@@ -134,35 +128,39 @@ class Scheme(abc.ABC):
     def step(self, size: float) -> None:
         """Take one step of time."""
 
+    def at(self) -> DiffusionAt:
+        """The diffusion at the states."""
+        return self.equation.diffusion.at(self.states)
+
     def _gaussian(self) -> Vector:
-        return self._rng.standard_normal(self.points.shape)
+        return self._rng.standard_normal(self.states.shape)
 
-    def _crossed(self, points: Vector) -> Any:
-        """Which points have a determinant of a sign that they cannot have."""
+    def _crossed(self, states: Vector) -> Any:
+        """Which states have a determinant of a sign that they cannot have."""
         if not self._keeps_signs:
-            return np.zeros(len(points), dtype=bool)
-        return np.linalg.slogdet(points)[0] != self._signs
+            return np.zeros(len(states), dtype=bool)
+        return np.linalg.slogdet(states)[0] != self._signs
 
-    def _settle(self, points: Vector) -> None:
-        """Take points, their least singular value with its other sign where they have crossed."""
-        if not np.isfinite(points).all():
+    def _settle(self, states: Vector) -> None:
+        """Take states, their least singular value with its other sign where they have crossed."""
+        if not np.isfinite(states).all():
             raise NotFiniteError("the step has left the range of floating-point numbers")
-        crossed = self._crossed(points)
+        crossed = self._crossed(states)
         if crossed.any():
-            U, s, Vt = np.linalg.svd(points[crossed])
+            U, s, Vt = np.linalg.svd(states[crossed])
             s[:, -1] *= -1
-            points[crossed] = U * s[:, None, :] @ Vt
-        self.points = points
+            states[crossed] = U * s[:, None, :] @ Vt
+        self.states = states
         self.accepted += 1
 
-    def _at(self, points: Vector, size: float) -> MetricAt:
-        """The metric at points, if noise covers the rounding errors of their singular values."""
-        at = self.equation.metric.at(points)
+    def _start(self, size: float) -> DiffusionAt:
+        """The diffusion at the states, if noise covers the rounding errors of singular values."""
+        at = self.at()
         lost = (2 * size / self.equation.beta) ** 0.5 * at.relative_noise_at_rounding() < 1
         if np.any(lost):
             raise NotFiniteError(
-                f"{np.sum(lost)} of {len(points)} copies have singular values that are rounding "
-                "errors of W, from which the noise of a step does not lift them: a matrix does not "
+                f"{np.sum(lost)} of {len(self.states)} copies have singular values that are "
+                "rounding errors of W, from which the noise of a step does not lift them: a matrix does not "
                 "hold singular values of this spread"
             )
         return at
@@ -172,10 +170,9 @@ class Euler(Scheme):
     """The Euler-Maruyama scheme, of weak order one."""
 
     def step(self, size: float) -> None:
-        points, equation = self.points, self.equation
-        at = self._at(points, size)
+        at, equation = self._start(size), self.equation
         noise = size**0.5 * equation.noise(at, self._gaussian())
-        self._settle(points + size * equation.drift(points, at) + noise)
+        self._settle(self.states + size * equation.drift(at) + noise)
 
 
 class Ninomiya(Scheme):
@@ -188,20 +185,20 @@ class Ninomiya(Scheme):
     """
 
     def step(self, size: float) -> None:
-        equation, metric = self.equation, self.equation.metric
+        equation, diffusion = self.equation, self.equation.diffusion
         first = self._gaussian() / 2**0.5
         second = self._gaussian() - first
-        self._at(self.points, size)
+        self._start(size)
 
-        def along_first(points: Vector) -> Vector:
-            return size**0.5 * equation.noise(metric.at(points), first)
+        def along_first(states: Vector) -> Vector:
+            return size**0.5 * equation.noise(diffusion.at(states), first)
 
-        def along_second(points: Vector) -> Vector:
-            at = metric.at(points)
-            drift = size * equation.stratonovich_drift(points, at)
+        def along_second(states: Vector) -> Vector:
+            at = diffusion.at(states)
+            drift = size * equation.stratonovich_drift(at)
             return drift + size**0.5 * equation.noise(at, second)
 
-        self._settle(_runge_kutta(along_second, _runge_kutta(along_first, self.points)))
+        self._settle(_runge_kutta(along_second, _runge_kutta(along_first, self.states)))
 
 
 class Metropolis(Scheme):
@@ -217,42 +214,43 @@ class Metropolis(Scheme):
         self._here: _Seen | None = None
 
     def step(self, size: float) -> None:
-        here = self._here or self._seen(self.points, self.equation.metric.at(self.points))
-        proposals = here.points + size * here.drift + size**0.5 * here.noise
+        diffusion = self.equation.diffusion
+        here = self._here or self._seen(self.states, self.at())
+        proposals = here.states + size * here.drift + size**0.5 * here.noise
         with np.errstate(invalid="ignore"):
             outside = ~(np.abs(proposals).max(axis=(-2, -1)) < _FAR)
-        proposals = np.where(outside[:, None, None], here.points, proposals)
+        proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
-        at = self.equation.metric.at(proposals)
+        at = diffusion.at(proposals)
         lost = at.relative_noise_at_rounding() < np.inf
-        proposals = np.where(np.reshape(lost, (-1, 1, 1)), here.points, proposals)
         if np.any(lost):
-            at = self.equation.metric.at(proposals)
-        self.lost += np.sum(lost)
+            proposals = np.where(lost[:, None, None], here.states, proposals)
+            at = diffusion.at(proposals)
+            self.lost += np.sum(lost)
         there = self._seen(proposals, at)
-        back = at.inverse_root(here.points - proposals - size * there.drift)
+        back = at.inverse_root(here.states - proposals - size * there.drift)
         half_square = self.equation.beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
         log_ratio = there.log_weight - half_square - here.log_weight + here.half_square
         # Of a NaN no comparison is true.
         accepted = (np.log(self._rng.random(len(proposals))) < log_ratio) & ~(outside | lost)
         self.accepted += accepted
         self._here = there.where(accepted, here)
-        self.points = self._here.points
+        self.states = self._here.states
 
-    def _seen(self, points: Vector, at: MetricAt) -> _Seen:
-        """What a step needs of points, with the noise of the next one."""
+    def _seen(self, states: Vector, at: DiffusionAt) -> _Seen:
+        """What a step needs of states, with the noise of the next one."""
         equation, gaussian = self.equation, self._gaussian()
         # The density of a step has the volume sqrt(det g) at its start.
-        log_weight = equation.log_density(equation.costs(points), at) + at.log_volume()
+        log_weight = equation.log_density(at) + at.log_volume()
         half_square = np.sum(gaussian**2, axis=(-2, -1)) / 2
         noise = equation.noise(at, gaussian)
-        return _Seen(points, equation.drift(points, at), noise, half_square, log_weight)
+        return _Seen(states, equation.drift(at), noise, half_square, log_weight)
 
 
 class _Seen(NamedTuple):
-    """What a Metropolis step needs of points: all of it arrays with K copies."""
+    """What a Metropolis step needs of states: all of it arrays with K copies."""
 
-    points: Vector
+    states: Vector
     drift: Vector
     noise: Vector
     half_square: Vector
@@ -268,13 +266,13 @@ class _Seen(NamedTuple):
         )
 
 
-def _runge_kutta(field: Callable[[Vector], Vector], points: Vector) -> Vector:
+def _runge_kutta(field: Callable[[Vector], Vector], states: Vector) -> Vector:
     """The flow of a vector field for a unit of time, by one classical step of order four."""
-    a = field(points)
-    b = field(points + a / 2)
-    c = field(points + b / 2)
-    d = field(points + c)
-    return points + (a + 2 * b + 2 * c + d) / 6
+    a = field(states)
+    b = field(states + a / 2)
+    c = field(states + b / 2)
+    d = field(states + c)
+    return states + (a + 2 * b + 2 * c + d) / 6
 
 
 # The schemes by their names.

@@ -15,6 +15,7 @@ from riemdln._arrays import (
 from riemdln._frame import Blocks
 from riemdln.kernels import DeepLinearKernel
 from riemdln.metrics._cone import cone_geodesic
+from riemdln.metrics._diffusion import Diffusion, RootDiffusion
 from riemdln.metrics._spectral_at import FrameAt
 from riemdln.metrics.spectral import SpectralMetric
 from riemdln.networks import end_to_end, layers_in_frame
@@ -117,6 +118,10 @@ class DeepLinearMetric(SpectralMetric):
         A depth that is no whole number has no layers, and keeps the sign as an even one does.
         """
         return self.depth % 2 == 1
+
+    def diffusion(self) -> Diffusion:
+        """The coordinates in which `langevin_flow` computes: roots of depth N, if it is finite."""
+        return super().diffusion() if math.isinf(self.depth) else RootDiffusion(self.depth)
 
     def entropy(self, W: Array) -> Array:
         r"""The logarithm of the volume of the balanced layers over W, up to a constant.

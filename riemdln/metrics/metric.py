@@ -17,6 +17,7 @@ from riemdln._arrays import (
     to_numpy,
 )
 from riemdln.metrics._at import MetricAt
+from riemdln.metrics._diffusion import AmbientDiffusion, Diffusion
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
 from riemdln.metrics._rules import are_differentiated, are_recorded, by_rule, plainly
 
@@ -390,6 +391,10 @@ class Metric(abc.ABC):
         if are_differentiated(W, *vectors):
             return by_rule(name, self, W, *vectors)
         return plainly(name, self, W, *vectors)
+
+    def diffusion(self) -> Diffusion:
+        """The coordinates in which `langevin_flow` computes: the entries of the matrices."""
+        return AmbientDiffusion(self)
 
     def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
         """Raise a ValueError where the metric does not exist on m x n matrices."""
