@@ -160,8 +160,8 @@ class Scheme(abc.ABC):
         if np.any(lost):
             raise NotFiniteError(
                 f"{np.sum(lost)} of {len(self.states)} copies have singular values that are "
-                "rounding errors of W, from which the noise of a step does not lift them: a matrix does not "
-                "hold singular values of this spread"
+                "rounding errors of W, from which the noise of a step does not lift them: a "
+                "matrix does not hold singular values of this spread"
             )
         return at
 
@@ -214,55 +214,57 @@ class Metropolis(Scheme):
         self._here: _Seen | None = None
 
     def step(self, size: float) -> None:
-        diffusion = self.equation.diffusion
+        equation, beta = self.equation, self.equation.beta
         here = self._here or self._seen(self.states, self.at())
-        proposals = here.states + size * here.drift + size**0.5 * here.noise
+        gaussian = self._gaussian()
+        proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
         with np.errstate(invalid="ignore"):
             outside = ~(np.abs(proposals).max(axis=(-2, -1)) < _FAR)
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
-        at = diffusion.at(proposals)
+        at = equation.diffusion.at(proposals)
         lost = at.relative_noise_at_rounding() < np.inf
         if np.any(lost):
             proposals = np.where(lost[:, None, None], here.states, proposals)
-            at = diffusion.at(proposals)
+            at = equation.diffusion.at(proposals)
             self.lost += np.sum(lost)
         there = self._seen(proposals, at)
         back = at.inverse_root(here.states - proposals - size * there.drift)
-        half_square = self.equation.beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
-        log_ratio = there.log_weight - half_square - here.log_weight + here.half_square
+        forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
+        backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
+        log_ratio = there.log_weight - backward - (here.log_weight - forward)
         # Of a NaN no comparison is true.
         accepted = (np.log(self._rng.random(len(proposals))) < log_ratio) & ~(outside | lost)
         self.accepted += accepted
         self._here = there.where(accepted, here)
         self.states = self._here.states
 
+    def at(self) -> DiffusionAt:
+        """The diffusion at the states."""
+        return super().at() if self._here is None else self._here.at
+
     def _seen(self, states: Vector, at: DiffusionAt) -> _Seen:
-        """What a step needs of states, with the noise of the next one."""
-        equation, gaussian = self.equation, self._gaussian()
         # The density of a step has the volume sqrt(det g) at its start.
-        log_weight = equation.log_density(at) + at.log_volume()
-        half_square = np.sum(gaussian**2, axis=(-2, -1)) / 2
-        noise = equation.noise(at, gaussian)
-        return _Seen(states, equation.drift(at), noise, half_square, log_weight)
+        log_weight = self.equation.log_density(at) + at.log_volume()
+        return _Seen(states, at, self.equation.drift(at), log_weight)
 
 
 class _Seen(NamedTuple):
-    """What a Metropolis step needs of states: all of it arrays with K copies."""
+    """What a Metropolis step needs of K states."""
 
     states: Vector
+    at: DiffusionAt
     drift: Vector
-    noise: Vector
-    half_square: Vector
     log_weight: Vector
 
     def where(self, condition: Any, other: _Seen) -> _Seen:
         """These where a condition holds, and others elsewhere."""
+        each = condition[:, None, None]
         return _Seen(
-            *(
-                np.where(condition[:, None, None] if mine.ndim == 3 else condition, mine, its)
-                for mine, its in zip(self, other, strict=True)
-            )
+            np.where(each, self.states, other.states),
+            self.at.where(condition, other.at),
+            np.where(each, self.drift, other.drift),
+            np.where(condition, self.log_weight, other.log_weight),
         )
 
 

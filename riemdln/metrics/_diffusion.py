@@ -71,6 +71,10 @@ class DiffusionAt(Protocol):
         """See `MetricAt.relative_noise_at_rounding`."""
         ...
 
+    def where(self, condition: Any, other: Any) -> DiffusionAt:
+        """The diffusion at these states where a condition (K,) holds, and at others elsewhere."""
+        ...
+
 
 class Diffusion(Protocol):
     """The coordinates of a diffusion."""
@@ -100,12 +104,13 @@ class AmbientDiffusion:
         return points
 
     def at(self, states: Vector) -> DiffusionAt:
-        return _AmbientAt(states, self._metric.at(states))
+        return _AmbientAt(states, self._metric)
 
 
 class _AmbientAt:
-    def __init__(self, points: Vector, at: Any) -> None:
-        self.points, self._at = points, at
+    def __init__(self, points: Vector, metric: Any) -> None:
+        at = metric.at(points)
+        self.points, self._metric, self._at = points, metric, at
         self.sharp, self.root, self.inverse_root = at.sharp, at.root, at.inverse_root
         self.laplacian, self.ito_drift = at.coordinate_laplacian, at.ito_drift
         self.log_volume = at.log_volume
@@ -123,6 +128,10 @@ class _AmbientAt:
 
     def entropy_gradient(self) -> Vector:
         return self._at.sharp(self._at.entropy_gradient())
+
+    def where(self, condition: Any, other: _AmbientAt) -> _AmbientAt:
+        points = np.where(condition[:, None, None], self.points, other.points)
+        return _AmbientAt(points, self._metric)
 
 
 class RootDiffusion:
@@ -157,15 +166,14 @@ class RootDiffusion:
         return self._depth**0.5 * (U * s[..., None, :] ** (1 / self._depth)) @ Vt
 
     def at(self, states: Vector) -> DiffusionAt:
-        return _RootAt(self._depth, states)
+        U, rho, Vt = np.linalg.svd(states, full_matrices=False)
+        return _RootAt(self._depth, U, rho / self._depth**0.5, Vt)
 
 
 class _RootAt:
-    def __init__(self, depth: float, states: Vector) -> None:
-        self._N = depth
-        self._U, rho, self._Vt = np.linalg.svd(states, full_matrices=False)
-        self._sigma = rho / depth**0.5  # s^{1/N}
-        self._beyond = abs(states.shape[-2] - states.shape[-1])
+    def __init__(self, depth: float, U: Vector, sigma: Vector, Vt: Vector) -> None:
+        self._N, self._U, self._sigma, self._Vt = depth, U, sigma, Vt  # sigma_i = s_i^{1/N}
+        self._beyond = abs(U.shape[-2] - Vt.shape[-1])
 
     @cached_property
     def points(self) -> Vector:
@@ -248,6 +256,15 @@ class _RootAt:
 
     def relative_noise_at_rounding(self) -> float:
         return np.inf
+
+    def where(self, condition: Any, other: _RootAt) -> _RootAt:
+        each, rows = condition[:, None, None], condition[:, None]
+        return _RootAt(
+            self._N,
+            np.where(each, self._U, other._U),
+            np.where(rows, self._sigma, other._sigma),
+            np.where(each, self._Vt, other._Vt),
+        )
 
     @cached_property
     def _off(self) -> Vector:
