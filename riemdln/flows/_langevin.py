@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -178,8 +179,8 @@ def equation_of(
     manifold: Any = problem if asked is None else problem.manifold
     metric = getattr(manifold, "metric", None)
     coordinates = coordinates_around(manifold, initial_point)
-    points = np.array(initial_point, dtype=np.float64)
-    if metric is None or points.ndim not in (2, 3) or manifold.dim != math.prod(points.shape[-2:]):
+    shape = np.shape(initial_point) if manifold.point_layout == 1 else ()
+    if metric is None or len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
         raise ValueError(
             "problem must be on an open set of matrices with a metric, such as FullRank, got "
             f"{manifold}"
@@ -190,7 +191,9 @@ def equation_of(
         )
     if asked is not None:
         asked.require_stack(coordinates.stack)
-    is_stack = points.ndim == 3
+    points, is_stack = np.array(initial_point, dtype=np.float64), len(shape) == 3
+    if not np.linalg.svd(points, compute_uv=False)[..., -1].all():
+        raise ValueError("initial_point must have full rank, but it has a singular value of zero")
     return Equation(metric, beta, entropy, asked), points.reshape(-1, *points.shape[-2:]), is_stack
 
 
@@ -221,16 +224,23 @@ class _Run:
                 yield end, self._row()
 
     def _advance(self, size: float) -> None:
-        try:
+        with self._explained(f"no step of {size:g} from time {self._now:g}"):
             self._scheme.step(size)
-        except NotFiniteError as error:
-            raise FlowError(f"no step of {size:g} from time {self._now:g}: {error}") from error
         self._steps += 1
         if self._steps == _PATIENCE and not self._scheme.accepted.any():
             raise FlowError(
                 f"none of {_PATIENCE} steps was accepted at time {self._now:g}: step_size must be "
                 f"less than {size:g}"
             )
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """What is not finite becomes a FlowError, and what overflows is found where it is used."""
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                yield
+        except NotFiniteError as error:
+            raise FlowError(f"{what}: {error}") from error
 
     def outcome(self, stopped: tuple[BaseException, float] | None = None) -> Row:
         """How it has ended, and the share of its steps that were accepted."""
@@ -256,12 +266,13 @@ class _Run:
 
     def _row(self) -> Row:
         at, equation = self._scheme.at(), self._scheme.equation
-        return {
-            "points": self._own(at.points),
-            "costs": self._own(equation.costs(at.points)),
-            "gradient_norms": self._own(equation.gradient_norms(at)),
-            "singular_values": self._own(at.singular_values),
-        }
+        with self._explained(f"no cost at time {self._now:g}"):
+            return {
+                "points": self._own(at.points),
+                "costs": self._own(equation.costs(at.points)),
+                "gradient_norms": self._own(equation.gradient_norms(at)),
+                "singular_values": self._own(at.singular_values),
+            }
 
     def _costs(self) -> Vector:
         return self._scheme.equation.costs(self._scheme.at().points)
