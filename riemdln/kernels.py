@@ -42,7 +42,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
 _QUADRATURE = [((1 + float(x)) / 2, float(w) / 2) for x, w in zip(_NODES, _WEIGHTS, strict=True)]
 
 
-# Up to this distance of ln(s^2 / t^2) from 0 the poles of the derivatives of ln theta are cancelled by
+# Where |ln(s^2 / t^2)| is less than this, the poles of the terms of d ln theta are cancelled by
 # hand, in a series.
 _NEAR = 0.2
 
@@ -396,21 +396,20 @@ class DeepLinearKernel(Kernel):
         array([-0.0625, -0.1875])
         """
         s, t = floating_arrays(s=s, t=t)
-        xp, x = namespace(s, t), _log_ratio(s, t)
-        near = xp.abs(x) < _NEAR
-        series, slope = self._series(x)
+        xp = namespace(s, t)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            x = _log_ratio(s, t)
+            near, (series, slope) = xp.abs(x) < _NEAR, self._series(x)
             c, q = self._poles(x)
             # k' = c (1 - c) - q (1/N - q), and both sums are free of their common terms.
             pure = c * (1 - 2 * c) + q * (1 - 2 / self.depth + 2 * q)
             # k' is even, and nothing cancels where x is negative.
             c, q = self._poles(-xp.abs(x))
             mixed = c * (1 - c) - q * (1 / self.depth - q)
-        pure = xp.where(near, 2 * slope - series, pure)
-        return 2 * pure, -4 * xp.where(near, slope, mixed)
+        return 2 * xp.where(near, 2 * slope - series, pure), -4 * xp.where(near, slope, mixed)
 
     def _poles(self, x: Array) -> tuple[Array, Array]:
-        """c = 1 / (1 - e^-x) and q = 1 / (N (1 - e^(-x/N))): c - q is d ln theta / d ln s^2.
+        """The terms of d ln theta / d ln s^2: c = 1 / (1 - e^-x) less q = 1 / (N (1 - e^(-x/N))).
 
         It is the derivative of ln(expm1(x) / expm1(x / N)). Each of the two has a pole at x = 0,
         where their difference has none, see `_series`.
@@ -419,7 +418,7 @@ class DeepLinearKernel(Kernel):
         return 1 / -expm1(-x), 1 / x if math.isinf(N) else 1 / (-N * expm1(-x / N))
 
     def _series(self, x: Array) -> tuple[Array, Array]:
-        """c - q and its derivative at small x: c = 1/2 + 1/x + x/12 - x^3/720 + x^5/30240 - ..."""
+        """The sum c - q and its derivative at small x: c = 1/2 + 1/x + x/12 - x^3/720 + ..."""
         N, square = self.depth, x * x
         c1, c3, c5, c7 = (
             (1 - N**-power) * coefficient

@@ -12,9 +12,9 @@ be differentiated again. With A_W for `sharp`, G for a cotangent and X for a dir
     f(W)          <grad f, X>                  G grad f
     grad f(W)     D grad f[X]                  D grad f[G]
 
-The second derivatives of the cometric and of f = `log_volume` are differences of first derivatives,
-which have closed forms: see `_along`. Of f = `entropy` the second derivatives have closed forms too,
-and the third ones are differences. That a derivative along Y may be pulled back as one along Y is
+The second derivatives of the cometric and of f = `log_volume` are differences of first
+derivatives, which have closed forms: see `_along`. Those of f = `entropy` have closed forms too,
+and its third ones are differences. That a derivative along Y may be pulled back as one along Y is
 the symmetry of second derivatives.
 """
 
@@ -229,11 +229,6 @@ def _potential(name: str, hessian: Callable[..., Array]) -> dict[str, Function]:
     }
 
 
-def _third(g: Any, X: Array, W: Array, Y: Array) -> Array:
-    """The third derivative of the entropy along X and Y."""
-    return _along(X, W, lambda V: g.entropy_hessian(V, Y))
-
-
 def _without_derivative(name: str) -> Function:
     """A function of which no derivative in W is known, as JAX traces it."""
 
@@ -281,8 +276,8 @@ _FUNCTIONS: dict[str, Function] = {
     **_potential("entropy", lambda g, X, W: g.entropy_hessian(W, X)),
     "entropy_hessian": Function(
         partial(plainly, "entropy_hessian"),
-        _third,
-        _third,
+        lambda g, X, W, Y: _FUNCTIONS["entropy_hessian"].derivative(g, W, X, Y),
+        lambda g, G, W, Y: _FUNCTIONS["entropy_hessian"].derivative(g, W, G, Y),
         lambda g, G, W, Y: g.entropy_hessian(W, G),
     ),
     **{name: _without_derivative(name) for name in ("root", "coordinate_laplacian")},

@@ -228,7 +228,9 @@ class FrameAt(MetricAt):
         with np.errstate(divide="ignore", invalid="ignore"):
             pure, mixed = (
                 xp.where(on_diagonal, 0.0, derivatives)
-                for derivatives in self.kernel.second_log_derivatives(column, row)
+                for derivatives in self.kernel.second_log_derivatives(  # type: ignore[attr-defined]
+                    column, row
+                )
             )
             own = xp.sum(pure, axis=-1) / (2 * s**2)
             other = mixed / (2 * column * row)
