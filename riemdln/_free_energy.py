@@ -60,9 +60,9 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
     where two singular values are zero, and at infinite depth where one is. Elsewhere it stays
     finite there, with an edge like that of an absolute value.
 
-    Of a matrix the entropy knows the singular values that are no rounding errors of the largest
-    one. A flow that starts below that, from a triple (u, s, vt), is as true as the matrix
-    u diag(s) vt.
+    The entropy is asked at a matrix, in which singular values have the rounding errors of the
+    largest one. Its pull on those that are smaller is lost, also in flows, which hold them to
+    relative accuracy otherwise; a flow that ends at the edge takes short steps there.
 
     The positive definite matrices have the same S, which counts all layers with the product W.
 

@@ -45,6 +45,8 @@ _QUADRATURE = [((1 + float(x)) / 2, float(w) / 2) for x, w in zip(_NODES, _WEIGH
 # Where |ln(s^2 / t^2)| is less than this, the poles of the terms of d ln theta are cancelled by
 # hand, in a series.
 _NEAR = 0.2
+# Of 1 / (1 - e^-x) = 1/2 + 1/x + x/12 - x^3/720 + ..., the odd powers: B_{k+1} / (k+1)!.
+_SERIES = ((1, 1 / 12), (3, -1 / 720), (5, 1 / 30240), (7, -1 / 1209600), (9, 1 / 47900160))
 
 
 class Kernel(abc.ABC):
@@ -401,7 +403,7 @@ class DeepLinearKernel(Kernel):
             x = _log_ratio(s, t)
             near, (series, slope) = xp.abs(x) < _NEAR, self._series(x)
             c, q = self._poles(x)
-            # k' = c (1 - c) - q (1/N - q), and both sums are free of their common terms.
+            # With k = c - q, k' = c (1 - c) - q (1/N - q), and 2 k' - k where nothing cancels is
             pure = c * (1 - 2 * c) + q * (1 - 2 / self.depth + 2 * q)
             # k' is even, and nothing cancels where x is negative.
             c, q = self._poles(-xp.abs(x))
@@ -418,19 +420,12 @@ class DeepLinearKernel(Kernel):
         return 1 / -expm1(-x), 1 / x if math.isinf(N) else 1 / (-N * expm1(-x / N))
 
     def _series(self, x: Array) -> tuple[Array, Array]:
-        """The sum c - q and its derivative at small x: c = 1/2 + 1/x + x/12 - x^3/720 + ..."""
-        N, square = self.depth, x * x
-        c1, c3, c5, c7 = (
-            (1 - N**-power) * coefficient
-            for power, coefficient in (
-                (2, 1 / 12),
-                (4, -1 / 720),
-                (6, 1 / 30240),
-                (8, -1 / 1209600),
-            )
-        )
-        value = (1 - 1 / N) / 2 + x * (c1 + square * (c3 + square * (c5 + square * c7)))
-        return value, c1 + square * (3 * c3 + square * (5 * c5 + square * 7 * c7))
+        """The difference c - q of `_poles` and its derivative, where x is small."""
+        odd, slope, square = 0.0, 0.0, x * x
+        for power, coefficient in reversed(_SERIES):
+            term = coefficient * (1 - self.depth ** -(power + 1))
+            odd, slope = odd * square + term, slope * square + power * term
+        return (1 - 1 / self.depth) / 2 + x * odd, slope
 
 
 class _Constant(Kernel):
