@@ -15,10 +15,12 @@ from riemdln.flows import (
     FlowError,
     LangevinFlow,
     NetworkFlow,
+    NetworkLangevinFlow,
     gradient_flow,
     langevin_flow,
     load_flow,
     network_flow,
+    network_langevin_flow,
 )
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
@@ -49,6 +51,7 @@ __all__ = [
     "Metric",
     "MetricAt",
     "NetworkFlow",
+    "NetworkLangevinFlow",
     "PositiveDefinite",
     "SpectralMetric",
     "balanced_layers",
@@ -64,6 +67,7 @@ __all__ = [
     "layer_gradients",
     "load_flow",
     "network_flow",
+    "network_langevin_flow",
     "random_layers",
     "retractions",
     "transports",
