@@ -14,6 +14,7 @@ from riemdln import (
     Metric,
     SpectralMetric,
 )
+from riemdln._frame import singular_frame
 from riemdln.kernels import Kernel
 from riemdln.manifolds import FixedRankPoint
 from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
@@ -591,6 +592,14 @@ def test_ranks_are_checked(rank):
         DeepLinearMetric(2).at(np.eye(2, 3), rank=rank)
     with pytest.raises(ValueError, match="^rank must be None"):
         KroneckerMetric(np.eye(2), np.eye(3)).at(np.eye(2, 3), rank=1)
+
+
+def test_blocks_add_as_their_matrices_do(rng):
+    frame = singular_frame(rng.standard_normal((5, 4))).at_rank(2)
+    P, Q = rng.standard_normal((2, 5, 4))
+    total, expected = frame.split(P) - 2.0 * frame.split(Q) / 3.0, frame.split(P - 2 * Q / 3)
+    for block in ("Up", "M", "Vp", "rest"):
+        np.testing.assert_allclose(getattr(total, block), getattr(expected, block), atol=1e-13)
 
 
 def test_a_rank_is_that_of_the_nearest_matrix():
