@@ -43,7 +43,8 @@ def ambient_matrix(name: str, value: Any, shape: tuple[int, int]) -> Ambient:
             raise ValueError(f"{name} must be factors (U, S, V) of a product U S V^T")
         value = aslinearoperator(U) @ aslinearoperator(S) @ aslinearoperator(V.T)
     elif issparse(value):
-        value = value.tocsr()  # not every format has its entries in one array
+        # Not every format has its entries in one array.
+        value = value.tocsr()  # type: ignore[attr-defined]
         finite_array(name, value.data)
     elif not isinstance(value, LinearOperator):
         value = finite_array(name, value)
