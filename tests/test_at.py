@@ -632,6 +632,14 @@ def test_kronecker_factors_may_be_large_or_small():
     np.testing.assert_allclose(metric.sharp(identity, P), 1e100 * identity, rtol=1e-12)
 
 
+def test_inner_sees_changes_in_place():
+    at, X, Y = DeepLinearMetric(2).at(np.diag([1.0, 2.0])), np.eye(2), np.ones((2, 2))
+    before = at.inner(X, Y)
+    X *= 3
+    assert at.inner(X, Y) == pytest.approx(3 * before)
+    assert at.inner(X, X) == pytest.approx(9 * (1 / 2 + 1 / 4))
+
+
 def test_vectors_of_ones_own_metric_are_checked():
     W, P = np.eye(2), np.ones((2, 2))
     for bad in (np.ma.masked_array(P, mask=np.eye(2)), 1j * P, np.nan * P):

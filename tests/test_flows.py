@@ -569,6 +569,16 @@ def test_counts_the_gradients_of_an_interrupted_flow():
     assert info.value.result.nfev == 50
 
 
+def test_a_flow_that_is_interrupted_at_its_start_has_reached_the_start_once():
+    def stop(*state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as info:
+        gradient_flow(problem_on(Euclidean(2, 2), 0.0), np.eye(2), [0, 1], stop=stop)
+    np.testing.assert_array_equal(info.value.result.times, [0.0])
+    assert info.value.result.points.shape == (1, 2, 2)
+
+
 def ending_at_a_half(manifold, what, value=np.nan):
     """Half the square of w, with NaN or infinity in the cost or its gradient from w = 1/2 on."""
 
@@ -1226,8 +1236,9 @@ def test_refuses_options_that_a_method_has_not():
 
 
 def test_refuses_times_that_numbers_do_not_tell_apart():
-    with pytest.raises(ValueError, match="^times must span more than 2e.06"):
-        gradient_flow(problem_on(Euclidean(1, 1), 0.0), [[1.0]], [1e16, 1e16 + 20])
+    for span in (20, 1e6):
+        with pytest.raises(ValueError, match="^times must span more than 2e.06"):
+            gradient_flow(problem_on(Euclidean(1, 1), 0.0), [[1.0]], [1e16, 1e16 + span])
 
 
 @pytest.mark.parametrize("value", [None, "1.5", np.ones(2), 1.0 + 1j])

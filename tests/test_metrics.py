@@ -416,6 +416,9 @@ def test_refuses_infinite_depth_on_matrices_that_are_not_square():
 def test_refuses_a_kernel_that_is_no_function():
     with pytest.raises(TypeError, match="^kernel must be a kernel, a function"):
         SpectralMetric("s + t")
+    for zero in (0, 0.0):
+        with pytest.raises(ValueError, match="^kernel must be positive"):
+            SpectralMetric(zero)
 
 
 @pytest.mark.parametrize(
