@@ -569,6 +569,13 @@ def test_counts_the_gradients_of_an_interrupted_flow():
     assert info.value.result.nfev == 50
 
 
+def test_a_tolerance_that_is_met_exactly_is_met():
+    problem = problem_on(Euclidean(1, 1), 0.0, 2)  # of gradient norm 1 at the start
+    with pytest.warns(UserWarning, match="reached the gradient tolerance at the first time"):
+        flow = gradient_flow(problem, [[1.0]], [0, 1], gradient_tolerance=1.0)
+    assert (flow.status, flow.success, flow.end_times, len(flow.times)) == (1, False, 0.0, 1)
+
+
 def test_a_flow_that_is_interrupted_at_its_start_has_reached_the_start_once():
     def stop(*state):
         raise KeyboardInterrupt
