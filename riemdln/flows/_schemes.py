@@ -118,8 +118,6 @@ class Scheme(abc.ABC):
         How many there are, K.
     accepted : array (K,)
         How many of its steps were accepted.
-    lost : int
-        How many proposals were rejected since they had singular values that are rounding errors.
     """
 
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
@@ -127,7 +125,6 @@ class Scheme(abc.ABC):
         self.states = equation.diffusion.states(points)
         self.copies = len(points)
         self.accepted = np.zeros(self.copies, dtype=int)
-        self.lost = 0
         m, n = points.shape[-2:]
         self._keeps_signs = m == n and not equation.metric.changes_determinant_sign
         self._signs = np.linalg.slogdet(points)[0] if self._keeps_signs else np.ones(len(points))
@@ -151,13 +148,9 @@ class Scheme(abc.ABC):
             "singular_values": at.singular_values,
         }
 
-    def account(self, steps: int) -> tuple[Row, str]:
-        """The share of the steps that were accepted, and what was lost in words."""
-        words = (
-            f"; {self.lost} proposals were rejected, since they have singular values that are "
-            "rounding errors"
-        )
-        return {"acceptance_rates": self.accepted / max(steps, 1)}, words if self.lost else ""
+    def account(self, steps: int) -> Row:
+        """The share of the steps that were accepted."""
+        return {"acceptance_rates": self.accepted / max(steps, 1)}
 
     @abc.abstractmethod
     def step(self, size: float) -> None:
@@ -241,7 +234,7 @@ class Metropolis(Scheme):
 
     Of a proposal W' from W the chance is that of Hastings: with the density q(W' | W) of the step,
     min(1, pi(W') q(W | W') / (pi(W) q(W' | W))). A proposal to a determinant of a sign that it
-    cannot have, or with a singular value that is a rounding error, is rejected.
+    cannot have is rejected.
     """
 
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
@@ -252,7 +245,7 @@ class Metropolis(Scheme):
     def step(self, size: float) -> None:
         equation, beta = self.equation, self.equation.beta
         if self._here is None or self._here.size != size:
-            self._here = self._seen(self.states, self.at(), size)
+            self._here = self._seen(self.states, self._start(0.0), size)
         here = self._here
         gaussian = self._gaussian()
         proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
@@ -261,18 +254,13 @@ class Metropolis(Scheme):
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
         at = equation.diffusion.at(proposals)
-        lost = ~np.broadcast_to(at.holds(0.0), self.copies)
-        if np.any(lost):
-            proposals = np.where(lost[:, None, None], here.states, proposals)
-            at = equation.diffusion.at(proposals)
-            self.lost += np.sum(lost)
         there = self._seen(proposals, at, size)
         back = at.inverse_root(here.states - proposals - size * there.drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
         backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
         log_ratio = there.log_weight - backward - (here.log_weight - forward)
         # Of a NaN no comparison is true.
-        accepted = (np.log(self._rng.random(len(proposals))) < log_ratio) & ~(outside | lost)
+        accepted = (np.log(self._rng.random(len(proposals))) < log_ratio) & ~outside
         self.accepted += accepted
         self._here = there.where(accepted, here)
         self.states = self._here.states
