@@ -23,8 +23,8 @@ __all__ = ["SCHEMES", "Equation", "Metropolis", "Scheme"]
 
 Vector = NDArray[np.floating[Any]]
 
-# Entries of a proposal beyond this are not worth a look.
-_FAR = 1e100
+# A proposal with entries beyond this is not worth a look.
+_FAR = 1e75
 
 # After so many steps of which none was accepted a run is over.
 _PATIENCE = 100
@@ -249,11 +249,14 @@ class Metropolis(Scheme):
         here = self._here
         gaussian = self._gaussian()
         proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
-        with np.errstate(invalid="ignore"):
-            outside = ~(np.abs(proposals).max(axis=(-2, -1)) < _FAR)
+        outside = _is_far(proposals)
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
         at = equation.diffusion.at(proposals)
+        far = _is_far(at.points)
+        if far.any():  # powers of states that are not
+            proposals = np.where(far[:, None, None], here.states, proposals)
+            at, outside = equation.diffusion.at(proposals), outside | far
         there = self._seen(proposals, at, size)
         back = at.inverse_root(here.states - proposals - size * there.drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
@@ -299,6 +302,11 @@ class _Seen(NamedTuple):
             np.where(each, self.drift, other.drift),
             np.where(condition, self.log_weight, other.log_weight),
         )
+
+
+def _is_far(matrices: Vector) -> Any:
+    """Which matrices have entries out of the range of the squares of numbers."""
+    return ~(np.abs(matrices).max(axis=(-2, -1)) < _FAR)
 
 
 def _runge_kutta(field: Callable[[Vector], Vector], states: Vector) -> Vector:
