@@ -84,10 +84,12 @@ class Asked:
         return self._ask(self._gradient, point, stack)
 
     def _ask(self, gradient: Any, point: Any, stack: tuple[int, ...]) -> Any:
-        self.nfev += 1
         if stack and not self._vectorized:
-            return np.array([gradient(W) for W in point])
-        return gradient(point)
+            gradients = np.array([gradient(W) for W in point])
+        else:
+            gradients = gradient(point)
+        self.nfev += 1
+        return gradients
 
 
 def require_problem(problem: Any) -> None:
