@@ -8,6 +8,7 @@ pymanopt's optimizers, and the networks and flows to compare it with.
 from importlib.metadata import version
 
 from riemdln import checks, geodesics, kernels, retractions, transports
+from riemdln._free_energy import free_energy
 from riemdln.completion import MatrixCompletion
 from riemdln.flows import (
     Flow,
@@ -56,6 +57,7 @@ __all__ = [
     "balanced_layers",
     "checks",
     "end_to_end",
+    "free_energy",
     "geodesics",
     "gradient_flow",
     "imbalance",

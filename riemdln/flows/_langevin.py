@@ -168,8 +168,8 @@ def equation_of(
     manifold: Any = problem if asked is None else problem.manifold
     metric = getattr(manifold, "metric", None)
     coordinates = coordinates_around(manifold, initial_point)
-    points = np.array(initial_point, dtype=np.float64)
-    if metric is None or points.ndim not in (2, 3) or manifold.dim != math.prod(points.shape[-2:]):
+    shape = np.shape(initial_point) if manifold.point_layout == 1 else ()
+    if metric is None or len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
         raise ValueError(
             "problem must be on an open set of matrices with a metric, such as FullRank, got "
             f"{manifold}"
@@ -180,5 +180,7 @@ def equation_of(
         )
     if asked is not None:
         asked.require_stack(coordinates.stack)
-    is_stack = points.ndim == 3
+    points, is_stack = np.array(initial_point, dtype=np.float64), len(shape) == 3
+    if not np.linalg.svd(points, compute_uv=False)[..., -1].all():
+        raise ValueError("initial_point must have full rank, but it has a singular value of zero")
     return Equation(metric, beta, entropy, asked), points.reshape(-1, *points.shape[-2:]), is_stack

@@ -6,12 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pymanopt
 from pymanopt import Problem
 from pymanopt.autodiff import Function
+from pymanopt.manifolds.manifold import Manifold
 
 from riemdln.manifolds._coordinates import Place
 
-__all__ = ["Asked", "require_problem"]
+__all__ = ["Asked", "energy_problem", "gradient_of_stacks", "is_own", "require_problem"]
 
 
 class Asked:
@@ -40,8 +42,7 @@ class Asked:
             raise TypeError(f"vectorized must be True or False, got {vectorized!r}")
         self._vectorized = vectorized
         self._problem = problem
-        # pymanopt wraps what it was given, and makes the Riemannian gradient itself otherwise.
-        self.is_riemannian = hasattr(problem.riemannian_gradient, "__wrapped__")
+        self.is_riemannian = is_own(problem.riemannian_gradient)
         self._gradient = (
             problem.riemannian_gradient if self.is_riemannian else self._euclidean_gradient
         )
@@ -49,7 +50,7 @@ class Asked:
     @cached_property
     def _euclidean_gradient(self) -> Any:
         problem = self._problem
-        return _gradient_of_stacks(problem) if self._vectorized else problem.euclidean_gradient
+        return gradient_of_stacks(problem) if self._vectorized else problem.euclidean_gradient
 
     def require_stack(self, stack: tuple[int, ...], what: str = "points as initial_point") -> None:
         """Refuse a single point where the problem takes stacks."""
@@ -98,6 +99,28 @@ def require_problem(problem: Any) -> None:
         raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
 
 
+def energy_problem(problem: Any) -> Problem:
+    """The problem itself, or on a manifold that was given in its place the one without a cost."""
+    if not isinstance(problem, Manifold):
+        if not isinstance(problem, Problem):
+            given = type(problem).__name__
+            raise TypeError(f"problem must be a pymanopt.Problem or a manifold, got {given}")
+        return problem
+    plain = pymanopt.function.numpy(problem)
+    return Problem(
+        problem,
+        plain(lambda W: 0.0 * W[..., 0, 0]),
+        euclidean_gradient=plain(lambda W: 0.0 * W),
+        euclidean_hessian=plain(lambda W, X: 0.0 * X),
+    )
+
+
+def is_own(derivative: Any) -> bool:
+    """Whether a problem came with a Riemannian derivative of its own."""
+    # pymanopt wraps what it was given, and makes the others itself.
+    return hasattr(derivative, "__wrapped__")
+
+
 def _number(cost: Any) -> float:
     """The cost of a point as a float."""
     value = np.asarray(cost)
@@ -106,7 +129,7 @@ def _number(cost: Any) -> float:
     return float(value)
 
 
-def _gradient_of_stacks(problem: Problem) -> Any:
+def gradient_of_stacks(problem: Problem) -> Any:
     """The Euclidean gradients of a stack of points, whatever the backend."""
     if isinstance(getattr(problem.euclidean_gradient, "__wrapped__", None), Function):
         return problem.euclidean_gradient

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,12 +94,8 @@ class Stepped:
                 yield end, self._row()
 
     def _advance(self, size: float) -> None:
-        try:
-            # What overflows is found where it is used.
-            with np.errstate(over="ignore", invalid="ignore"):
-                self._stepper.step(size)
-        except NotFiniteError as error:
-            raise FlowError(f"no step of {size:g} from time {self._now:g}: {error}") from error
+        with _explained(f"no step of {size:g} from time {self._now:g}"):
+            self._stepper.step(size)
         self._steps += 1
 
     def outcome(self, stopped: tuple[BaseException, float] | None = None) -> Row:
@@ -119,7 +116,7 @@ class Stepped:
         return self._now, self._row()
 
     def _row(self) -> Row:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with _explained(f"no cost at time {self._now:g}"):
             row = self._stepper.observe()
         return {name: self._own(values) for name, values in row.items()}
 
@@ -130,6 +127,16 @@ class Stepped:
         if self._is_stack:
             return values
         return values[0] if values.ndim > 1 else values[0].item()
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """What is not finite becomes a FlowError, and what overflows is found where it is used."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
+    except NotFiniteError as error:
+        raise FlowError(f"{what}: {error}") from error
 
 
 def _stopped_by(error: BaseException) -> str:
