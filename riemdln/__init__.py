@@ -14,10 +14,12 @@ from riemdln.flows import (
     FlowError,
     LangevinFlow,
     NetworkFlow,
+    Sample,
     gradient_flow,
     langevin_flow,
     load_flow,
     network_flow,
+    sample,
 )
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
@@ -49,6 +51,7 @@ __all__ = [
     "MetricAt",
     "NetworkFlow",
     "PositiveDefinite",
+    "Sample",
     "SpectralMetric",
     "balanced_layers",
     "checks",
@@ -64,5 +67,6 @@ __all__ = [
     "network_flow",
     "random_layers",
     "retractions",
+    "sample",
     "transports",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,12 @@ from riemdln.flows._schemes import SCHEMES, Equation, Metropolis, Scheme
 from riemdln.flows._trajectory import REASONS
 from riemdln.manifolds._coordinates import coordinates_around
 
-__all__ = ["equation_of", "langevin_flow"]
+__all__ = ["PATIENCE", "equation_of", "langevin_flow", "stopped_by"]
 
 Vector = NDArray[np.floating[Any]]
 
 # After so many steps of which none was accepted a run is over.
-_PATIENCE = 100
+PATIENCE = 100
 
 
 def langevin_flow(
@@ -166,24 +166,32 @@ def langevin_flow(
 
 def equation_of(
     problem: Problem | Manifold,
-    initial_point: ArrayLike,
+    initial_point: ArrayLike | Callable[[Any], ArrayLike],
     *,
     beta: float,
     entropy: bool,
     vectorized: bool,
 ) -> tuple[Equation, Vector, bool]:
-    """The equation, its start as a stack of points, and whether it was given as one."""
+    """The equation, its start as a stack of points, and whether it was given as one.
+
+    A start may be a function of the manifold.
+    """
     beta = positive_number("beta", beta)
     asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
     manifold: Any = problem if asked is None else problem.manifold
     metric = getattr(manifold, "metric", None)
+    refused = ValueError(
+        "problem must be on an open set of matrices with a metric, such as FullRank, got "
+        f"{manifold}"
+    )
+    if metric is None or manifold.point_layout != 1:
+        raise refused
+    if callable(initial_point):
+        initial_point = initial_point(manifold)
     coordinates = coordinates_around(manifold, initial_point)
     points = np.array(initial_point, dtype=np.float64)
-    if metric is None or points.ndim not in (2, 3) or manifold.dim != math.prod(points.shape[-2:]):
-        raise ValueError(
-            "problem must be on an open set of matrices with a metric, such as FullRank, got "
-            f"{manifold}"
-        )
+    if points.ndim not in (2, 3) or manifold.dim != math.prod(points.shape[-2:]):
+        raise refused
     if entropy and not hasattr(metric, "entropy"):
         raise ValueError(
             f"entropy must be False where the metric has none: {metric!r} is not a DeepLinearMetric"
@@ -226,16 +234,16 @@ class _Run:
         except NotFiniteError as error:
             raise FlowError(f"no step of {size:g} from time {self._now:g}: {error}") from error
         self._steps += 1
-        if self._steps == _PATIENCE and not self._scheme.accepted.any():
+        if self._steps == PATIENCE and not self._scheme.accepted.any():
             raise FlowError(
-                f"none of {_PATIENCE} steps was accepted at time {self._now:g}: step_size must be "
+                f"none of {PATIENCE} steps was accepted at time {self._now:g}: step_size must be "
                 f"less than {size:g}"
             )
 
     def outcome(self, stopped: tuple[BaseException, float] | None = None) -> Row:
         """How it has ended, and the share of its steps that were accepted."""
         scheme = self._scheme
-        status, message = (0, REASONS[0]) if stopped is None else (-1, _stopped_by(stopped[0]))
+        status, message = (0, REASONS[0]) if stopped is None else (-1, stopped_by(stopped[0]))
         if scheme.lost:
             message += (
                 f"; {scheme.lost} proposals were rejected, since they have singular values that "
@@ -273,5 +281,5 @@ class _Run:
         return values[0] if values.ndim > 1 else values[0].item()
 
 
-def _stopped_by(error: BaseException) -> str:
+def stopped_by(error: BaseException) -> str:
     return f"stopped by {type(error).__name__}"

@@ -83,8 +83,11 @@ class Equation:
 
     def log_density(self, at: DiffusionAt) -> Vector:
         r"""The logarithm of the stationary density of states, ln(exp(-beta E + S) sqrt(det g))."""
-        entropy = at.entropy() if self._entropy else 0.0
-        return entropy + at.log_volume() - self.beta * self.costs(at.points)
+        return self.log_weight(at, self.costs(at.points)) + at.log_volume()
+
+    def log_weight(self, at: DiffusionAt, costs: Vector) -> Vector:
+        """That of the density under the metric's volume, S - beta E, from the costs."""
+        return (at.entropy() if self._entropy else 0.0) - self.beta * costs
 
     def _gradient(self, at: DiffusionAt) -> Vector:
         """The Riemannian gradient of the cost, as a velocity of states."""
