@@ -36,6 +36,10 @@ Vector = NDArray[np.floating[Any]]
 # The share of accepted steps at which long steps and few rejections are in balance: 0.574 is the
 # optimum for product laws of high dimension (Roberts and Rosenthal 1998).
 TARGET = 0.57
+# How fast the logarithm of the step size follows the share of accepted steps.
+GAIN = 0.5
+# A chain that has rested for so many steps is stuck: by chance a moving one does so once in 10^7.
+RESTLESS = 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -225,9 +229,11 @@ def sample(
     Notes
     -----
     A step is that of Euler's scheme, accepted or rejected by the rule of Metropolis and Hastings
-    (Roberts and Tweedie 1996). The adapted logarithm of the step size moves by a - 0.57 over k^0.6
-    in step k, where a is the share of the chains that accepted it (Robbins and Monro 1951; Andrieu
-    and Thoms 2008); its mean over the later half of the warm-up is kept.
+    (Roberts and Tweedie 1996). In a step of the warm-up of which a share a of the chains has
+    accepted the adapted logarithm of the step size moves by 0.5 (a - 0.57). The first half of the
+    warm-up searches, and a counts as zero while a chain rests. In step k of the second
+    half the move is over k^0.6 (Robbins and Monro 1951; Andrieu and Thoms 2008), and the mean over
+    this half is kept.
 
     Where noise does not change the sign of the determinant of square matrices
     (`Metric.changes_determinant_sign`: under ``DeepLinearMetric`` at even depths, at those that are
@@ -330,15 +336,21 @@ class _Run:
         return self._result("all draws were made")
 
     def _warm_up(self, show: Callable[[int, str], None]) -> None:
-        logs = []
+        half, rest, logs = self._warmup // 2, np.zeros(len(self._scheme.states)), []
         for k in range(1, self._warmup + 1):
-            share = self._step().mean()
+            moved = self._step()
+            rest = np.where(moved, 0, rest + 1)
             if self._adapts:
-                logs.append(math.log(self._size) + (share - TARGET) / k**0.6)
+                is_search = k <= half
+                # Far from where the law is steps must be shorter than there. So others that are
+                # there already must not lengthen them before the last chain has come.
+                share = 0.0 if is_search and rest.max() >= RESTLESS else moved.mean()
+                gain = GAIN if is_search else GAIN / (k - half) ** 0.6
+                logs.append(math.log(self._size) + gain * (share - TARGET))
                 self._size = math.exp(logs[-1])
             show(1, f"warm-up, step size {self._size:.3g}")
         if self._adapts:
-            self._size = math.exp(np.mean(logs[len(logs) // 2 :]))
+            self._size = math.exp(np.mean(logs[half:]))
 
     def _draw(self) -> tuple[Vector, ...]:
         accepted = np.mean([self._step() for _ in range(self._thinning)], axis=0)

@@ -21,8 +21,8 @@ __all__ = ["SCHEMES", "Equation", "Metropolis", "Scheme"]
 
 Vector = NDArray[np.floating[Any]]
 
-# Entries of a proposal beyond this are not worth a look.
-_FAR = 1e100
+# A proposal with entries beyond this is not worth a look: products with its cometric overflow.
+_FAR = 1e50
 
 
 class Equation:
