@@ -66,16 +66,16 @@ class Equation:
             return np.zeros(len(at.points))
         return np.linalg.norm(at.inverse_root(self._gradient(at)), axis=(-2, -1))
 
-    def drift(self, at: DiffusionAt) -> Vector:
-        """The drift of Ito's form."""
-        drift = at.laplacian()
+    def drift(self, at: DiffusionAt, size: float) -> Vector:
+        """The drift of Ito's form, for a step of some size."""
+        drift = at.laplacian(size / self.beta)
         if self._entropy:
             drift = drift + at.entropy_gradient()
         return drift / self.beta - (0.0 if self._asked is None else self._gradient(at))
 
-    def stratonovich_drift(self, at: DiffusionAt) -> Vector:
+    def stratonovich_drift(self, at: DiffusionAt, size: float) -> Vector:
         """The drift of Stratonovich's form, which obeys the chain rule."""
-        return self.drift(at) - 2 / self.beta * at.ito_drift()
+        return self.drift(at, size) - 2 / self.beta * at.ito_drift(size / self.beta)
 
     def noise(self, at: DiffusionAt, gaussian: Vector) -> Vector:
         """The noise (2 / beta)^{1/2} A^{1/2} Z of a unit of time, for a Gaussian matrix Z."""
@@ -175,7 +175,7 @@ class Euler(Scheme):
     def step(self, size: float) -> None:
         at, equation = self._start(size), self.equation
         noise = size**0.5 * equation.noise(at, self._gaussian())
-        self._settle(self.states + size * equation.drift(at) + noise)
+        self._settle(self.states + size * equation.drift(at, size) + noise)
 
 
 class Ninomiya(Scheme):
@@ -198,7 +198,7 @@ class Ninomiya(Scheme):
 
         def along_second(states: Vector) -> Vector:
             at = diffusion.at(states)
-            drift = size * equation.stratonovich_drift(at)
+            drift = size * equation.stratonovich_drift(at, size)
             return drift + size**0.5 * equation.noise(at, second)
 
         self._settle(_runge_kutta(along_second, _runge_kutta(along_first, self.states)))
@@ -218,7 +218,9 @@ class Metropolis(Scheme):
 
     def step(self, size: float) -> None:
         equation, beta = self.equation, self.equation.beta
-        here = self._here or self._seen(self.states, self.at())
+        if self._here is None or self._here.size != size:
+            self._here = self._seen(self.states, self.at(), size)
+        here = self._here
         gaussian = self._gaussian()
         proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
         with np.errstate(invalid="ignore"):
@@ -231,7 +233,7 @@ class Metropolis(Scheme):
             proposals = np.where(lost[:, None, None], here.states, proposals)
             at = equation.diffusion.at(proposals)
             self.lost += np.sum(lost)
-        there = self._seen(proposals, at)
+        there = self._seen(proposals, at, size)
         back = at.inverse_root(here.states - proposals - size * there.drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
         backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
@@ -246,17 +248,18 @@ class Metropolis(Scheme):
         """The diffusion at the states."""
         return super().at() if self._here is None else self._here.at
 
-    def _seen(self, states: Vector, at: DiffusionAt) -> _Seen:
+    def _seen(self, states: Vector, at: DiffusionAt, size: float) -> _Seen:
         # The density of a step has the volume sqrt(det g) at its start.
         log_weight = self.equation.log_density(at) + at.log_volume()
-        return _Seen(states, at, self.equation.drift(at), log_weight)
+        return _Seen(states, at, size, self.equation.drift(at, size), log_weight)
 
 
 class _Seen(NamedTuple):
-    """What a Metropolis step needs of K states."""
+    """What a Metropolis step of some size needs of K states."""
 
     states: Vector
     at: DiffusionAt
+    size: float
     drift: Vector
     log_weight: Vector
 
@@ -266,6 +269,7 @@ class _Seen(NamedTuple):
         return _Seen(
             np.where(each, self.states, other.states),
             self.at.where(condition, other.at),
+            self.size,
             np.where(each, self.drift, other.drift),
             np.where(condition, self.log_weight, other.log_weight),
         )

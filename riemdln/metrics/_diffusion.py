@@ -31,8 +31,11 @@ class DiffusionAt(Protocol):
         """Their singular values."""
         ...
 
-    def laplacian(self) -> Vector:
-        """The Laplace-Beltrami operator of the metric, applied to the entries of the states."""
+    def laplacian(self, time: float) -> Vector:
+        """The Laplace-Beltrami operator of the metric, applied to the entries of the states.
+
+        It is followed for some time: what would lead beyond zero in that time leads to zero.
+        """
         ...
 
     def sharp(self, covector: Vector) -> Vector:
@@ -59,7 +62,7 @@ class DiffusionAt(Protocol):
         """The inverse of `root`."""
         ...
 
-    def ito_drift(self) -> Vector:
+    def ito_drift(self, time: float) -> Vector:
         """The drift that Ito's form of the noise of `root` adds: see `Metric.ito_drift`."""
         ...
 
@@ -112,13 +115,18 @@ class _AmbientAt:
         at = metric.at(points)
         self.points, self._metric, self._at = points, metric, at
         self.sharp, self.root, self.inverse_root = at.sharp, at.root, at.inverse_root
-        self.laplacian, self.ito_drift = at.coordinate_laplacian, at.ito_drift
         self.log_volume = at.log_volume
         self.relative_noise_at_rounding = at.relative_noise_at_rounding
 
     @property
     def singular_values(self) -> Vector:
         return np.linalg.svd(self.points, compute_uv=False)
+
+    def laplacian(self, time: float) -> Vector:
+        return self._at.coordinate_laplacian()
+
+    def ito_drift(self, time: float) -> Vector:
+        return self._at.ito_drift()
 
     def tangent(self, tangent_vector: Vector) -> Vector:
         return tangent_vector
@@ -183,17 +191,17 @@ class _RootAt:
     def singular_values(self) -> Vector:
         return self._sigma**self._N
 
-    def laplacian(self) -> Vector:
+    def laplacian(self, time: float) -> Vector:
         r"""U diag(d) V^T, d_i = sum_j (1 - a) / (rho_i - rho_j) + (1 - b) / (rho_i + rho_j) + ...
 
         It is what is left of the drift of the singular values of a Gaussian matrix.
         """
-        return self._drift(lambda root: 1 + root)
+        return self._drift(lambda root: 1 + root, time)
 
-    def ito_drift(self) -> Vector:
-        return 0.5 * self._drift(lambda root: root)
+    def ito_drift(self, time: float) -> Vector:
+        return 0.5 * self._drift(lambda root: root, time)
 
-    def _drift(self, factor: Any) -> Vector:
+    def _drift(self, factor: Any, time: float) -> Vector:
         r"""U diag(d) V^T for the sum over the cometric's values c of (1 - c^{1/2}) factor(c^{1/2}).
 
         Each is divided by the rate at which its direction turns the frame: rho_i - rho_j where c is
@@ -208,7 +216,8 @@ class _RootAt:
         )
         if self._beyond:
             with np.errstate(divide="ignore"):
-                d += self._beyond * (1 - N**0.5) * factor(N**0.5) / self._sigma
+                edge = self._beyond * (1 - N**0.5) * factor(N**0.5) / self._sigma
+            d += np.maximum(edge, -N * self._sigma / time)
         return self._spectral(d / N**0.5)
 
     def sharp(self, covector: Vector) -> Vector:
