@@ -146,7 +146,7 @@ class Sample:
         dims = {"W": ["row", "column"], "singular_values": ["index"]}
         make = partial(arviz.from_dict, dims=dims)
         with warnings.catch_warnings():  # to have more chains than draws is no mistake here
-            warnings.filterwarnings("ignore", "More chains", UserWarning)
+            warnings.filterwarnings("ignore", "More chains|Found chain dimension", UserWarning)
             return make(**groups) if arviz.__version__.startswith("0.") else make(groups)
 
     def _diagnostic(self, name: str) -> dict[str, Any]:

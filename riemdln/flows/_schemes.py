@@ -223,23 +223,24 @@ class Metropolis(Scheme):
         here = self._here
         gaussian = self._gaussian()
         proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
-        with np.errstate(invalid="ignore"):
-            outside = ~(np.abs(proposals).max(axis=(-2, -1)) < _FAR)
+        outside = _are_far(proposals)
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
         at = equation.diffusion.at(proposals)
         lost = at.relative_noise_at_rounding() < np.inf
-        if np.any(lost):
-            proposals = np.where(lost[:, None, None], here.states, proposals)
+        self.lost += np.sum(lost)
+        undefined = _are_far(at.points) | lost
+        if undefined.any():
+            proposals = np.where(undefined[:, None, None], here.states, proposals)
             at = equation.diffusion.at(proposals)
-            self.lost += np.sum(lost)
+            outside |= undefined
         there = self._seen(proposals, at, size)
         back = at.inverse_root(here.states - proposals - size * there.drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
         backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
         log_ratio = there.log_weight - backward - (here.log_weight - forward)
         # Of a NaN no comparison is true.
-        accepted = (np.log(self._rng.random(len(proposals))) < log_ratio) & ~(outside | lost)
+        accepted = (np.log(self._rng.random(len(proposals))) < log_ratio) & ~outside
         self.accepted += accepted
         self._here = there.where(accepted, here)
         self.states = self._here.states
@@ -273,6 +274,12 @@ class _Seen(NamedTuple):
             np.where(each, self.drift, other.drift),
             np.where(condition, self.log_weight, other.log_weight),
         )
+
+
+def _are_far(matrices: Vector) -> Any:
+    """Which of some matrices have entries that are too large, or NaN."""
+    with np.errstate(invalid="ignore"):
+        return ~(np.abs(matrices).max(axis=(-2, -1)) < _FAR)
 
 
 def _runge_kutta(field: Callable[[Vector], Vector], states: Vector) -> Vector:
