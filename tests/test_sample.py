@@ -276,7 +276,7 @@ def test_a_chain_that_rests_is_told_of():
     assert result.message == "all draws were made; chains that never moved: [1]"
 
 
-def test_diagnostics_tell_chains_that_mix_from_those_that_do_not(arviz):
+def test_arviz_tells_chains_that_mix_from_those_that_do_not(arviz):
     target = np.diag([2.0, 1.5])
     problem = problem_of(2, 2, DeepLinearMetric(2), *well(target))
     options = {"chains": 6, "warmup": 100, "thinning": 3, "vectorized": True, "rng": 0}
