@@ -8,17 +8,20 @@ pymanopt's optimizers, and the networks and flows to compare it with.
 from importlib.metadata import version
 
 from riemdln import checks, geodesics, kernels, retractions, transports
+from riemdln._free_energy import free_energy
 from riemdln.completion import MatrixCompletion
 from riemdln.flows import (
     Flow,
     FlowError,
     LangevinFlow,
     NetworkFlow,
+    NetworkLangevinFlow,
     Sample,
     gradient_flow,
     langevin_flow,
     load_flow,
     network_flow,
+    network_langevin_flow,
     sample,
 )
 from riemdln.geodesics import GeodesicError
@@ -50,12 +53,14 @@ __all__ = [
     "Metric",
     "MetricAt",
     "NetworkFlow",
+    "NetworkLangevinFlow",
     "PositiveDefinite",
     "Sample",
     "SpectralMetric",
     "balanced_layers",
     "checks",
     "end_to_end",
+    "free_energy",
     "geodesics",
     "gradient_flow",
     "imbalance",
@@ -65,6 +70,7 @@ __all__ = [
     "layer_gradients",
     "load_flow",
     "network_flow",
+    "network_langevin_flow",
     "random_layers",
     "retractions",
     "sample",

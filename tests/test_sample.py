@@ -371,7 +371,7 @@ def test_wrong_arguments_are_refused(changed, error, message):
 
 
 def test_a_step_size_at_which_nothing_is_accepted_is_an_error():
-    with pytest.raises(FlowError, match="none of 100 steps was accepted: a step_size must lead"):
+    with pytest.raises(FlowError, match="none of 100 steps was accepted: step_size must be less"):
         draws(3, 3, 3, step_size=1e9, chains=2)
 
 

@@ -4,7 +4,8 @@ from riemdln.flows._files import load_flow
 from riemdln.flows._gradient import gradient_flow
 from riemdln.flows._langevin import langevin_flow
 from riemdln.flows._network import network_flow
-from riemdln.flows._results import Flow, FlowError, LangevinFlow, NetworkFlow
+from riemdln.flows._network_langevin import network_langevin_flow
+from riemdln.flows._results import Flow, FlowError, LangevinFlow, NetworkFlow, NetworkLangevinFlow
 from riemdln.flows._sample import Sample, sample
 
 __all__ = [
@@ -12,10 +13,12 @@ __all__ = [
     "FlowError",
     "LangevinFlow",
     "NetworkFlow",
+    "NetworkLangevinFlow",
     "Sample",
     "gradient_flow",
     "langevin_flow",
     "load_flow",
     "network_flow",
+    "network_langevin_flow",
     "sample",
 ]

@@ -17,17 +17,17 @@ from pymanopt.manifolds.manifold import Manifold
 from tqdm.auto import tqdm
 
 from riemdln._arrays import (
-    NotFiniteError,
     Rng,
     finite_array,
     integer,
     positive_number,
     random_generator,
 )
-from riemdln.flows._langevin import PATIENCE, equation_of, stopped_by
+from riemdln.flows._langevin import equation_of
 from riemdln.flows._recorder import BAR_LAYOUT
 from riemdln.flows._results import FlowError
 from riemdln.flows._schemes import Metropolis
+from riemdln.flows._stepped import explained, stopped_by
 
 __all__ = ["Sample", "sample"]
 
@@ -217,7 +217,7 @@ def sample(
     ------
     FlowError
         If the density is not finite where the chains start, a gradient is not finite, or none of
-        the steps of the warm-up is accepted, and of the first 100 at least.
+        the first 100 steps is accepted.
     TypeError, ValueError
         If the manifold is not an open set of matrices, the metric has no entropy, or another
         argument is not as described.
@@ -311,7 +311,6 @@ class _Run:
     ) -> None:
         self._scheme, self._warmup, self._thinning = scheme, warmup, thinning
         self._adapts, self._size = given_size is None, given_size or 1.0
-        self._steps = 0
         self._draws: list[tuple[Vector, ...]] = []
         density = scheme.equation.log_density(scheme.at())
         if not np.isfinite(density).all():
@@ -361,17 +360,8 @@ class _Run:
     def _step(self) -> Vector:
         """Which chains have accepted a step."""
         before = self._scheme.accepted.copy()
-        try:
+        with explained(f"no step of {self._size:g}"):
             self._scheme.step(self._size)
-        except NotFiniteError as error:
-            raise FlowError(f"no step {self._steps + 1} of size {self._size:g}: {error}") from error
-        self._steps += 1
-        if self._steps == max(PATIENCE, self._warmup) and not self._scheme.accepted.any():
-            raise FlowError(
-                f"none of {self._steps} steps was accepted: "
-                + ("a longer warmup" if self._adapts else "a step_size")
-                + f" must lead to sizes of less than {self._size:g}"
-            )
         return self._scheme.accepted - before
 
     def _result(self, message: str) -> Sample:
@@ -380,10 +370,7 @@ class _Run:
         )
         if resting := np.flatnonzero(~accepted.any(axis=1)).tolist():
             message += f"; chains that never moved: {resting}"
-        if self._scheme.lost:
-            message += (
-                f"; {self._scheme.lost} proposals had singular values that are rounding errors"
-            )
+        _, words = self._scheme.account(1)
         return Sample(
             points=points,
             costs=costs,
@@ -392,7 +379,7 @@ class _Run:
             accepted=accepted,
             step_size=self._size,
             nfev=self._scheme.equation.nfev,
-            message=message,
+            message=message + words,
         )
 
 
