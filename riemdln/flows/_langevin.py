@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -154,24 +155,31 @@ def langevin_flow(
 
 def equation_of(
     problem: Problem | Manifold,
-    initial_point: ArrayLike,
+    initial_point: ArrayLike | Callable[[Any], ArrayLike],
     *,
     beta: float,
     entropy: bool,
     vectorized: bool,
 ) -> tuple[Equation, Vector, bool]:
-    """The equation, its start as a stack of points, and whether it was given as one."""
+    """The equation, its start as a stack of points, and whether it was given as one.
+
+    A start may be a function of the manifold.
+    """
     beta = positive_number("beta", beta)
     asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
     manifold: Any = problem if asked is None else problem.manifold
     metric = getattr(manifold, "metric", None)
-    coordinates = coordinates_around(manifold, initial_point)
-    shape = np.shape(initial_point) if manifold.point_layout == 1 else ()
-    if metric is None or len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
-        raise ValueError(
-            "problem must be on an open set of matrices with a metric, such as FullRank, got "
-            f"{manifold}"
-        )
+    refused = ValueError(
+        "problem must be on an open set of matrices with a metric, such as FullRank, got "
+        f"{manifold}"
+    )
+    if metric is None or manifold.point_layout != 1:
+        raise refused
+    if callable(initial_point):
+        initial_point = initial_point(manifold)
+    coordinates, shape = coordinates_around(manifold, initial_point), np.shape(initial_point)
+    if len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
+        raise refused
     if entropy and not hasattr(metric, "entropy"):
         raise ValueError(
             f"entropy must be False where the metric has none: {metric!r} is not a DeepLinearMetric"

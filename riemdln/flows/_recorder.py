@@ -11,9 +11,12 @@ from tqdm.auto import tqdm
 
 from riemdln.flows._results import Flow, FlowError
 
-__all__ = ["Run", "progress_bar", "record"]
+__all__ = ["BAR_LAYOUT", "Run", "progress_bar", "record"]
 
 F = TypeVar("F", bound=Flow)
+
+# How progress bars look.
+BAR_LAYOUT = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
 
 # What a flow has at one of its times, by the names of the fields of the result.
 Row = dict[str, Any]
@@ -98,8 +101,7 @@ def record(kind: type[F], run: Run) -> F:
 def progress_bar(times: Any, visible: bool) -> Iterator[Callable[[float, Callable[[], Any]], None]]:
     """A bar of the simulated time, which is shown a time and what tells the costs there."""
     first, last = float(times[0]), float(times[-1])
-    layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-    with tqdm(total=last - first, disable=not visible, bar_format=layout) as bar:
+    with tqdm(total=last - first, disable=not visible, bar_format=BAR_LAYOUT) as bar:
 
         def show(time: float, costs: Callable[[], Any]) -> None:
             if visible:

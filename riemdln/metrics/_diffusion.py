@@ -185,11 +185,13 @@ class _RootAt:
 
     @cached_property
     def points(self) -> Vector:
-        return (self._U * self.singular_values[..., None, :]) @ self._Vt
+        with np.errstate(invalid="ignore"):  # of infinite singular values
+            return (self._U * self.singular_values[..., None, :]) @ self._Vt
 
     @cached_property
     def singular_values(self) -> Vector:
-        return self._sigma**self._N
+        with np.errstate(over="ignore"):
+            return self._sigma**self._N
 
     def laplacian(self, time: float) -> Vector:
         r"""U diag(d) V^T, d_i = sum_j (1 - a) / (rho_i - rho_j) + (1 - b) / (rho_i + rho_j) + ...
