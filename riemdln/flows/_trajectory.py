@@ -28,6 +28,7 @@ from riemdln._arrays import (
     positive_number,
     real_number,
 )
+from riemdln.flows._copies import OF_COPIES, largest_rms
 from riemdln.flows._cvode import CVODE, sundials
 from riemdln.flows._recorder import Row
 from riemdln.flows._results import FlowError
@@ -176,9 +177,10 @@ class Trajectory:
     progress : bool
         Whether to show a progress bar.
     method, rtol, atol, **options
-        The integrator and its options: see `gradient_flow`. For K copies the tolerances are
-        divided by the root of K: an integrator controls the mean of the squared errors of all
-        entries, and so those of every single copy.
+        The integrator and its options: see `gradient_flow`. The error of every one of K copies is
+        held to the tolerances: the explicit methods of SciPy go by the largest one (see
+        `riemdln.flows._copies`). Others control the mean of the squared errors of all entries, so
+        that for them the tolerances are divided by the root of K.
     """
 
     def __init__(
@@ -333,7 +335,7 @@ class Trajectory:
             defect = step * (slope - self._finite_velocity(self._chart, time, state))
             size = solver.atol + solver.rtol * np.abs(state)
             # Of a NaN no comparison is true.
-            if not np.linalg.norm(defect / size) < _DEFECT * state.size**0.5:
+            if not largest_rms(defect / size, len(self._status)) < _DEFECT:
                 return True
         return False
 
@@ -371,16 +373,20 @@ class Trajectory:
     ) -> Any:
         """The integrator at a time, on its way to another."""
         self._is_first = True
-        copies = len(self._status)
+        method, share, copies = self._method, 1.0, len(self._status)
+        if copies > 1 and method in OF_COPIES:
+            method, options = OF_COPIES[method], {**options, "copies": copies}
+        else:
+            share = copies**-0.5
         with self._explaining(time):
-            return self._method(
+            return method(
                 lambda t, y: self._finite_velocity(chart, t, y),
                 time,
                 state,
                 last,
                 # SciPy warns of less than it can hold.
-                rtol=max(self._rtol / copies**0.5, min(self._rtol, 1e-13)),
-                atol=self._atol / copies**0.5 * chart.scale,
+                rtol=max(share * self._rtol, min(self._rtol, 1e-13)),
+                atol=share * self._atol * chart.scale,
                 **options,
             )
 
