@@ -22,6 +22,7 @@ from riemdln import (
     SpectralMetric,
     gradient_flow,
 )
+from riemdln._arrays import NotFiniteError
 from riemdln.kernels import DeepLinearKernel, FunctionKernel
 from riemdln.manifolds import FixedRankPoint
 from riemdln.manifolds._coordinates import coordinates_around
@@ -123,6 +124,14 @@ def test_frames_of_a_single_column_and_of_signs():
     np.testing.assert_allclose(frame.U @ frame.Vt, [[0.6], [-0.8]], rtol=1e-15)
     frame = factored_frame(np.array([[-1.0]]), np.array([5.0]), np.array([[1.0]]))
     assert (frame.U @ frame.Vt).item() == -1
+
+
+@pytest.mark.parametrize("d", [[1e200, 1e199], [1e200, 1e-100]], ids=str)
+@pytest.mark.parametrize("m", [2, 4])
+def test_frames_that_overflow_are_refused(m, d):
+    X, refused = 1e150 * np.eye(m, 2), pytest.raises(NotFiniteError, match="the point must be")
+    with refused, np.errstate(over="ignore", invalid="ignore"):
+        factored_frame(X, np.array(d), X)
 
 
 @pytest.mark.parametrize("stack", [(5,), (2, 3)])
@@ -416,6 +425,31 @@ def test_copies_of_a_stack_are_independent(rng):
 
 def dense(point):
     return (point[0] * point[1][..., None, :]) @ point[2]
+
+
+def test_matrices_of_low_rank_are_never_formed(rng):
+    # One of 30,000 x 30,000 would take 7 GB, and its decomposition hours.
+    n, k = 30_000, 2
+    manifold = FixedRank(n, n, k, DeepLinearMetric(2))
+    u, v = orthonormal(rng, n, k), orthonormal(rng, n, k)
+    target = np.array([2.0, 3.0])
+
+    @pymanopt.function.numpy(manifold)
+    def cost(u, s, vt):
+        return np.sum((s - target) ** 2) / 2
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(left, s, vt):  # of |W - u diag(target) v^T|^2 / 2
+        S = np.diag(np.append(s, -target))
+        return np.hstack([left, u]), S, np.hstack([vt.T, v])
+
+    problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+    start = FixedRankPoint(u, np.array([1.0, 0.5]), v.T)
+    flow = gradient_flow(problem, start, [0, 1], rtol=1e-5)
+    # Each singular value goes its own way: s' = 2 s (t - s).
+    rate = np.exp(-2 * target)
+    expected = target / (1 + (target / [1.0, 0.5] - 1) * rate)
+    np.testing.assert_allclose(np.sort(flow.singular_values[-1]), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("stack", [(), (3,)])

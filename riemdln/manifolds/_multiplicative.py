@@ -133,7 +133,9 @@ class MultiplicativePlace:
     @cached_property
     def frame(self) -> Frame:
         """Its frame, with every singular value to relative accuracy."""
-        return factored_frame(self._X, self._d, self._Y, self.matrix)
+        is_thin = self._d.shape[-1] < min(self._X.shape[-2], self._Y.shape[-2])
+        W = None if is_thin else self.matrix  # which costs are asked of anyway
+        return factored_frame(self._X, self._d, self._Y, W)
 
     @cached_property
     def point(self) -> Any:
@@ -189,7 +191,7 @@ def _moved(U: Array, within: Array, Up: Array | None, s: Array, X: Array) -> Arr
 
 def _quotient(part: Array, size: Array) -> Array:
     # What has no size moves nothing, whatever turns it.
-    return np.where(size > 0, part / np.where(size > 0, size, 1.0), 0.0)
+    return np.divide(part, size, out=np.zeros(part.shape), where=size > 0)
 
 
 def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Frame:
@@ -209,11 +211,16 @@ def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Fram
     Y : array (..., n, r)
         The right factor.
     W : array (..., m, n), optional
-        The product, if it is there already.
+        The product, if it is there already; at a lower rank it is not formed.
 
     Returns
     -------
     Frame
+
+    Raises
+    ------
+    NotFiniteError
+        If the product overflows.
 
     References
     ----------
@@ -222,15 +229,19 @@ def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Fram
     - Z. Drmac, K. Veselic. New fast and accurate Jacobi SVD algorithm. SIAM J. Matrix Anal. Appl.
       29, 2008.
     """
+    if d.shape[-1] < min(X.shape[-2], Y.shape[-2]):
+        (Q, R), (P, T) = np.linalg.qr(X), np.linalg.qr(Y)
+        left, s, right = factored_frame(R, d, T)
+        return Frame(Q @ left, s, right @ P.mT)
     graded = np.asarray(d[..., -1] < _UNGRADED * d[..., 0])
-    if np.all(graded):
+    if graded.all():
         return _jacobi_frame(X, d, Y)
     if W is None:
-        W = (X * d[..., None, :]) @ Y.mT
-    frame = Frame(*np.linalg.svd(W, full_matrices=False)).at_rank(d.shape[-1])
+        W = finite("the point", (X * d[..., None, :]) @ Y.mT)
+    frame = Frame(*np.linalg.svd(W, full_matrices=False))
     # Factors that are not quite well conditioned may spread the singular values farther than d.
     graded |= frame.s[..., -1] < 0.1 * _UNGRADED * frame.s[..., 0]
-    if np.any(graded):
+    if graded.any():
         for whole, part in zip(frame, _jacobi_frame(X[graded], d[graded], Y[graded]), strict=True):
             whole[graded] = part
     return frame
@@ -240,7 +251,7 @@ def _jacobi_frame(X: Array, d: Array, Y: Array) -> Frame:
     (Q, R), (P, T) = np.linalg.qr(X), np.linalg.qr(Y)
     # The transpose T D R^T of the core has its columns graded as d is, for D R^T D^{-1} is
     # triangular with entries that are not large.
-    core = (T * d[..., None, :]) @ R.mT
+    core = finite("the point", (T * d[..., None, :]) @ R.mT)
     left, s, right = np.empty(core.shape), np.empty(d.shape), np.empty(core.shape)
     for k in np.ndindex(d.shape[:-1]):
         left[k], s[k], right[k] = _jacobi(core[k])
