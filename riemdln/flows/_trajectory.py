@@ -25,6 +25,7 @@ from riemdln._arrays import (
     NotFiniteError,
     OutsideError,
     increasing_times,
+    is_finite,
     positive_number,
     real_number,
 )
@@ -404,24 +405,24 @@ class Trajectory:
 
     def _finite_velocity(self, chart: Chart, time: float, state: Vector) -> Vector:
         # A trial step that overflows has no velocity; NaN makes the integrator shorten it.
-        reason = "the gradient is not finite"
-        undefined = np.full_like(state, np.nan)
-        if not np.isfinite(state).all():
-            return undefined
+        if not is_finite(state):
+            return np.full_like(state, np.nan)
+        velocity, reason = None, "the gradient is not finite"
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 velocity = chart.velocity(state)
         except NotFiniteError:
-            velocity = undefined
+            pass
         except OutsideError as error:
-            velocity, reason = undefined, f"the flow leaves its manifold: {error}"
+            reason = f"the flow leaves its manifold: {error}"
         except BaseException:
             self._gap = ""  # it is this error that ends the flow
             raise
-        if not np.isfinite(velocity).all():
+        if velocity is None or not is_finite(velocity):
             self._gap = f"{reason} at time {time:g}"
             if self._is_first:  # no shorter step helps
                 raise self._failure(time, "")
+            return np.full_like(state, np.nan)
         self._is_first = False
         return velocity
 
