@@ -502,6 +502,15 @@ def test_matrices_of_float32_are_taken_as_they_are(rng):
     assert_near(coordinates.at(coordinates.state).point, W, atol=1e-14)
 
 
+def linear(manifold, slope):
+    """The cost -<slope, W>."""
+    return pymanopt.Problem(
+        manifold,
+        pymanopt.function.numpy(manifold)(lambda W: -float(np.sum(slope * W))),
+        euclidean_gradient=pymanopt.function.numpy(manifold)(lambda W: -slope),
+    )
+
+
 def test_norms_count_what_is_small():
     """At a saddle the gradient is all in the direction of a tiny singular value."""
     triple = np.eye(2), np.array([1.0, 1e-18]), np.eye(2)
@@ -509,6 +518,34 @@ def test_norms_count_what_is_small():
     place = coordinates.at(coordinates.state)
     gradient = place.gradient(np.diag([0.0, 1.0]))  # |A(P)|^2 = theta(s, s) p^2 with theta = 2 s
     assert place.norm(gradient) == pytest.approx(np.sqrt(2e-18), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e100, 1e130])
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
+def test_flows_of_any_scale_are_one_flow(size, depth):
+    """Of W / size = V under a linear cost: V' = size^(1 - 2 / N) A(G)."""
+    rate = size ** (1 - 2 / depth)
+    manifold, start = FullRank(2, 2, DeepLinearMetric(depth)), np.array([[1.0, 0.2], [0.1, 0.5]])
+    problem = linear(manifold, np.ones((2, 2)))
+    one = gradient_flow(problem, start, [0, 0.1])
+    flow = gradient_flow(problem, size * start, [0, 0.1 / rate])
+    np.testing.assert_allclose(flow.points[-1] / size, one.points[-1], rtol=1e-7)
+    np.testing.assert_allclose(
+        flow.gradient_norms / size ** (1 - 1 / depth), one.gradient_norms, rtol=1e-7
+    )
+
+
+@pytest.mark.parametrize(("depth", "size", "slope"), [(3, 1e-150, 1e-150), (math.inf, 1e-200, 1.0)])
+def test_a_gradient_that_underflows_says_so(depth, size, slope):
+    manifold = FullRank(2, 2, DeepLinearMetric(depth))
+    problem = linear(manifold, slope * np.ones((2, 2)))
+    with pytest.warns(UserWarning, match="no singular value above .* stands still: scale W"):
+        gradient_flow(problem, size * np.eye(2), [0, 1])
+    with pytest.warns(UserWarning, match="scale W"):
+        gradient_flow(problem, [np.eye(2), size * np.eye(2)], [0, 0.1])
+    # At zero, and where there is no slope, standing still is right.
+    gradient_flow(problem, np.zeros((2, 2)), [0, 1])
+    gradient_flow(linear(manifold, np.zeros((2, 2))), size * np.eye(2), [0, 1])
 
 
 class Own(Metric):

@@ -8,6 +8,7 @@ values.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -122,6 +123,8 @@ class MultiplicativeCoordinates(CoordinatesBase):
 class MultiplicativePlace:
     """A matrix X diag(d) Y^T, or a stack of them, and how its factors move."""
 
+    _covector: Blocks | None = None  # of the gradient that was asked for last
+
     def __init__(self, geometry: MatrixGeometry, X: Array, Y: Array, d: Array) -> None:
         self._geometry, self._X, self._Y, self._d = geometry, X, Y, d
 
@@ -154,7 +157,8 @@ class MultiplicativePlace:
 
     def gradient(self, covector: Any) -> Blocks:
         """The Riemannian gradient of a Euclidean one."""
-        return self._at.sharp(self._geometry.covector(self, covector))
+        self._covector = self._geometry.covector(self, covector)
+        return self._at.sharp(self._covector)
 
     def tangent(self, tangent_vector: Any) -> Blocks:
         """A tangent vector of the manifold."""
@@ -162,9 +166,13 @@ class MultiplicativePlace:
 
     def norm(self, Z: Blocks) -> Array:
         """The norm of a tangent vector in the metric."""
+        self._warn_of_underflow(Z)
         # Not by flat, which takes small singular values for frozen: here they are none.
-        squares = Z.map(lambda z, theta: _quotient(z * z, theta), self._at.theta)
-        return np.sqrt(sum(np.sum(part, axis=(-2, -1)) for part in squares.parts()))
+        root = Z.map(lambda z, theta: _quotient(z, np.sqrt(theta)), self._at.theta)
+        largest = _largest(root)
+        scale = np.where(largest > 0, largest, 1.0)  # squares may leave the range
+        shares = [part / scale[..., None, None] for part in root.parts()]
+        return scale * np.sqrt(sum(np.sum(part * part, axis=(-2, -1)) for part in shares))
 
     def velocity(self, Z: Blocks) -> Array:
         """How the factors move when the matrix moves along a tangent vector."""
@@ -176,9 +184,26 @@ class MultiplicativePlace:
         flat = (*s.shape[:-1], -1)
         return np.concatenate([X.reshape(flat), Y.reshape(flat)], axis=-1).ravel()
 
+    def _warn_of_underflow(self, Z: Blocks) -> None:
+        if self._covector is None:
+            return
+        s = self.singular_values[..., 0]
+        is_lost = (_largest(Z) < np.finfo(float).tiny) & (_largest(self._covector) > 0) & (s > 0)
+        if is_lost.any():
+            warnings.warn(
+                f"W has no singular value above {s[is_lost].max():g}, where its gradient is below "
+                "the range of floating-point numbers, so that it stands still: scale W",
+                stacklevel=3,
+            )
+
     @cached_property
     def _at(self) -> FrameAt:
         return self._geometry.at_frame(self.frame)
+
+
+def _largest(Z: Blocks) -> Array:
+    """The size of the largest entry of a tangent vector, or those of a stack."""
+    return np.max([np.abs(part).max(axis=(-2, -1)) for part in Z.parts()], axis=0)
 
 
 def _moved(U: Array, within: Array, Up: Array | None, s: Array, X: Array) -> Array:
