@@ -106,6 +106,7 @@ def gradient_flow(
     UserWarning
         If a tolerance is met or `stop` is true at the first time: near a saddle the gradient is
         small, which is no convergence. The flow ends there, without success.
+        If a gradient is below the range of floating-point numbers, so that the flow stands still.
 
     See Also
     --------
@@ -116,7 +117,8 @@ def gradient_flow(
     -----
     Whatever ends a flow after its first point (`FlowError`, an error in the cost,
     KeyboardInterrupt) carries what was computed until then in its attribute ``result``: the
-    points at the times that it has passed, and the one that it had come to.
+    points at the times that it has passed, and the one that it had come to; the norm of a gradient
+    that cannot be evaluated any more is NaN there.
 
     Where the metric keeps the rank W = X diag(d) Y^T, and the integrator moves X and Y: with the
     frame W = U S V^T and the blocks p = U^T P V, P V - U p and P^T U - V p^T of P = grad E,
@@ -211,12 +213,12 @@ class _Descent:
             return [type(record)(*parts) for parts in zip(*record, strict=True)]
         return list(record)
 
-    def observe(self, state: Vector) -> Row:
+    def observe(self, state: Vector, *, norms: bool = True) -> Row:
         seen = self._see(state)
         return {
             "points": seen.place.record,
             "costs": seen.costs,
-            "gradient_norms": seen.norms,
+            "gradient_norms": seen.norms if norms else np.full(self.stack, np.nan)[()],
             "singular_values": seen.place.singular_values,
         }
 

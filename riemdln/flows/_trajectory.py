@@ -92,8 +92,8 @@ class Chart(Protocol):
         """The points of the copies, a list of one where there is no stack."""
         ...
 
-    def observe(self, state: Vector) -> Row:
-        """What the result keeps of a state."""
+    def observe(self, state: Vector, *, norms: bool = True) -> Row:
+        """What the result keeps of a state; on demand with NaN for the norms of the gradient."""
         ...
 
     def renewed(self, state: Vector) -> Chart | None:
@@ -249,7 +249,10 @@ class Trajectory:
     def reached(self) -> tuple[float, Row]:
         """The time of the last step, and the row there."""
         time, chart, state = self._now
-        return time, self._observe(time, chart, state)
+        try:
+            return time, self._observe(time, chart, state)
+        except (Exception, KeyboardInterrupt):  # the gradient may have ended for good
+            return time, chart.observe(state, norms=False)
 
     def __iter__(self) -> Generator[tuple[float, Row]]:
         """The rows at the times; the last one where all copies have come to an end."""
