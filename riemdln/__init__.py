@@ -8,16 +8,19 @@ pymanopt's optimizers, and the networks and flows to compare it with.
 from importlib.metadata import version
 
 from riemdln import checks, geodesics, kernels, retractions, transports
+from riemdln._free_energy import free_energy
 from riemdln.completion import MatrixCompletion
 from riemdln.flows import (
     Flow,
     FlowError,
     LangevinFlow,
     NetworkFlow,
+    NetworkLangevinFlow,
     gradient_flow,
     langevin_flow,
     load_flow,
     network_flow,
+    network_langevin_flow,
 )
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
@@ -48,11 +51,13 @@ __all__ = [
     "Metric",
     "MetricAt",
     "NetworkFlow",
+    "NetworkLangevinFlow",
     "PositiveDefinite",
     "SpectralMetric",
     "balanced_layers",
     "checks",
     "end_to_end",
+    "free_energy",
     "geodesics",
     "gradient_flow",
     "imbalance",
@@ -62,6 +67,7 @@ __all__ = [
     "layer_gradients",
     "load_flow",
     "network_flow",
+    "network_langevin_flow",
     "random_layers",
     "retractions",
     "transports",

@@ -22,6 +22,7 @@ METHODS = {
     "coordinate_laplacian": "",
     "entropy": "",
     "entropy_gradient": "",
+    "entropy_hessian": "X",
 }
 SHAPES = [(3, 3), (3, 4), (1, 4), (2, 4, 3), (0, 3, 3)]
 

@@ -126,35 +126,37 @@ def test_gradients_of_derivatives(rng, point, kind):
     X, P, Q = rng.standard_normal((3, *W.shape))
     # At equal singular values differences lose some digits more.
     tolerance = 1e-7 if point == "identity" else TOLERANCE
-    for name, scale in (
-        ("sharp_derivative", 1),
-        ("sharp_derivative_adjoint", 1),
-        ("christoffel", 1),
+    for name, count in (
+        ("sharp_derivative", 2),
+        ("sharp_derivative_adjoint", 2),
+        ("christoffel", 2),
         ("log_volume_gradient", 0),
         ("entropy_gradient", 0),
+        ("entropy_hessian", 1),
     ):
-        method = getattr(metric, name)
+        method, vectors = getattr(metric, name), [X, P][:count]
 
-        def paired(W, X, P, Q, scale=scale, method=method):
-            return (Q * (method(W, X, P) if scale else method(W))).sum()
+        def paired(W, Q, *vectors, method=method):
+            return (Q * method(W, *vectors)).sum()
 
-        def of_point(W, paired=paired):
-            return paired(W, *arrays_of(kind, X, P, Q))
+        def of_point(W, paired=paired, vectors=vectors):
+            return paired(W, *arrays_of(kind, Q, *vectors))
+
+        def of_vectors(*vectors, paired=paired):
+            return paired(*arrays_of(kind, W, Q), *vectors)
 
         (actual,) = gradient(kind, of_point, W)
-        expected = by_differences(lambda V, paired=paired: paired(V, X, P, Q), W)
+        expected = by_differences(
+            lambda V, paired=paired, vectors=vectors: paired(V, Q, *vectors), W
+        )
         np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
-        if scale:
-            vectors = gradient(
-                kind,
-                lambda X, P, paired=paired: paired(*arrays_of(kind, W), X, P, *arrays_of(kind, Q)),
-                X,
-                P,
-            )
-            along_X = by_differences(lambda V, paired=paired: paired(W, V, P, Q), X, step=1.0)
-            along_P = by_differences(lambda V, paired=paired: paired(W, X, V, Q), P, step=1.0)
-            np.testing.assert_allclose(vectors[0], along_X, rtol=TOLERANCE, atol=TOLERANCE)
-            np.testing.assert_allclose(vectors[1], along_P, rtol=TOLERANCE, atol=TOLERANCE)
+        for place, along in enumerate(gradient(kind, of_vectors, *vectors) if count else []):
+
+            def of_one(V, paired=paired, vectors=vectors, place=place):
+                return paired(W, Q, *vectors[:place], V, *vectors[place + 1 :])
+
+            expected = by_differences(of_one, vectors[place], step=1.0)
+            np.testing.assert_allclose(along, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)

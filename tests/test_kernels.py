@@ -32,6 +32,24 @@ def relative_error(value, exact):
     return float(abs(mpmath.mpf(float(value)) - exact) / exact)
 
 
+@pytest.mark.parametrize("depth", [1.5, 2, 2.5, 3, 64, math.inf])
+@pytest.mark.parametrize("ratio", [1e-30, 1e-4, 0.5, 0.9, 0.91, 0.999, 1.001, 1.1, 3.0, 1e8, 1e30])
+def test_second_derivatives_of_the_logarithm(ratio, depth):
+    s, t = 0.7 * ratio, 0.7
+    actual = DeepLinearKernel(depth).second_log_derivatives(np.float64(s), np.float64(t))
+    with mpmath.workdps(250):
+        h = mpmath.mpf(10) ** -40
+
+        def logarithm(a, b):
+            return mpmath.log(exact_theta(s * (1 + a * h), t * (1 + b * h), depth))
+
+        pure = (logarithm(1, 0) - 2 * logarithm(0, 0) + logarithm(-1, 0)) / h**2
+        corners = [(a, b) for a in (1, -1) for b in (1, -1)]
+        mixed = sum(a * b * logarithm(a, b) for a, b in corners) / (4 * h**2)
+    assert abs(relative_error(actual[0], pure)) < 1e-12
+    assert abs(relative_error(actual[1], mixed)) < 1e-12
+
+
 @given(singular_values, singular_values, depths)
 def test_equals_the_definition_in_high_precision(s, t, depth):
     value = DeepLinearKernel(depth)(np.float64(s), np.float64(t))

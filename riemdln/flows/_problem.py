@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pymanopt
 from pymanopt import Problem
 from pymanopt.autodiff import Function
+from pymanopt.manifolds.manifold import Manifold
 
 from riemdln.manifolds._coordinates import Place
 
-__all__ = ["Asked", "require_problem"]
+__all__ = ["Asked", "energy_problem", "gradient_of_stacks", "is_own", "require_problem"]
 
 
 class Asked:
@@ -39,19 +42,20 @@ class Asked:
             raise TypeError(f"vectorized must be True or False, got {vectorized!r}")
         self._vectorized = vectorized
         self._problem = problem
-        # pymanopt wraps what it was given, and makes the Riemannian gradient itself otherwise.
-        self.is_riemannian = hasattr(problem.riemannian_gradient, "__wrapped__")
-        if self.is_riemannian:
-            self._gradient = problem.riemannian_gradient
-        elif self._vectorized:
-            self._gradient = _gradient_of_stacks(problem)
-        else:
-            self._gradient = problem.euclidean_gradient
+        self.is_riemannian = is_own(problem.riemannian_gradient)
+        self._gradient = (
+            problem.riemannian_gradient if self.is_riemannian else self._euclidean_gradient
+        )
 
-    def require_stack(self, stack: tuple[int, ...]) -> None:
+    @cached_property
+    def _euclidean_gradient(self) -> Any:
+        problem = self._problem
+        return gradient_of_stacks(problem) if self._vectorized else problem.euclidean_gradient
+
+    def require_stack(self, stack: tuple[int, ...], what: str = "points as initial_point") -> None:
         """Refuse a single point where the problem takes stacks."""
         if self._vectorized and not stack:
-            raise ValueError("vectorized=True needs a stack of points as initial_point, got one")
+            raise ValueError(f"vectorized=True needs a stack of {what}, got one")
 
     def costs(self, point: Any, stack: tuple[int, ...]) -> Any:
         """The cost of a point, or those of a stack of points."""
@@ -67,11 +71,9 @@ class Asked:
             )
         return costs
 
-    def euclidean_gradient(self, point: Any) -> Any:
-        """The Euclidean gradient at a point."""
-        gradient = self._problem.euclidean_gradient(point)
-        self.nfev += 1
-        return gradient
+    def euclidean_gradient(self, point: Any, stack: tuple[int, ...] = ()) -> Any:
+        """The Euclidean gradient at a point, or at those of a stack."""
+        return self._ask(self._euclidean_gradient, point, stack)
 
     def gradient(self, place: Place, stack: tuple[int, ...]) -> Any:
         """The Riemannian gradient at a place, in the form of its tangent vectors."""
@@ -80,16 +82,43 @@ class Asked:
 
     def given_gradient(self, point: Any, stack: tuple[int, ...]) -> Any:
         """The gradient as the problem has it, Riemannian or Euclidean, of a point or a stack."""
-        self.nfev += 1
+        return self._ask(self._gradient, point, stack)
+
+    def _ask(self, gradient: Any, point: Any, stack: tuple[int, ...]) -> Any:
         if stack and not self._vectorized:
-            return np.array([self._gradient(W) for W in point])
-        return self._gradient(point)
+            gradients = np.array([gradient(W) for W in point])
+        else:
+            gradients = gradient(point)
+        self.nfev += 1
+        return gradients
 
 
 def require_problem(problem: Any) -> None:
     """Refuse what is no problem of pymanopt."""
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
+
+
+def energy_problem(problem: Any) -> Problem:
+    """The problem itself, or on a manifold that was given in its place the one without a cost."""
+    if not isinstance(problem, Manifold):
+        if not isinstance(problem, Problem):
+            given = type(problem).__name__
+            raise TypeError(f"problem must be a pymanopt.Problem or a manifold, got {given}")
+        return problem
+    plain = pymanopt.function.numpy(problem)
+    return Problem(
+        problem,
+        plain(lambda W: 0.0 * W[..., 0, 0]),
+        euclidean_gradient=plain(lambda W: 0.0 * W),
+        euclidean_hessian=plain(lambda W, X: 0.0 * X),
+    )
+
+
+def is_own(derivative: Any) -> bool:
+    """Whether a problem came with a Riemannian derivative of its own."""
+    # pymanopt wraps what it was given, and makes the others itself.
+    return hasattr(derivative, "__wrapped__")
 
 
 def _number(cost: Any) -> float:
@@ -100,7 +129,7 @@ def _number(cost: Any) -> float:
     return float(value)
 
 
-def _gradient_of_stacks(problem: Problem) -> Any:
+def gradient_of_stacks(problem: Problem) -> Any:
     """The Euclidean gradients of a stack of points, whatever the backend."""
     if isinstance(getattr(problem.euclidean_gradient, "__wrapped__", None), Function):
         return problem.euclidean_gradient

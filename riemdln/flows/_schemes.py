@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from riemdln._arrays import NotFiniteError, finite
 from riemdln.flows._problem import Asked
+from riemdln.flows._recorder import Row
+from riemdln.flows._results import FlowError
 from riemdln.metrics import Metric
 from riemdln.metrics._diffusion import DiffusionAt
 
@@ -23,6 +25,9 @@ Vector = NDArray[np.floating[Any]]
 
 # Entries of a proposal beyond this are not worth a look.
 _FAR = 1e100
+
+# After so many steps of which none was accepted a run is over.
+_PATIENCE = 100
 
 
 class Equation:
@@ -109,6 +114,8 @@ class Scheme(abc.ABC):
     ----------
     states : array (K, m, n)
         The states that it has come to.
+    copies : int
+        How many there are, K.
     accepted : array (K,)
         How many of its steps were accepted.
     lost : int
@@ -118,11 +125,39 @@ class Scheme(abc.ABC):
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
         self.equation, self._rng = equation, rng
         self.states = equation.diffusion.states(points)
-        self.accepted = np.zeros(len(points), dtype=int)
+        self.copies = len(points)
+        self.accepted = np.zeros(self.copies, dtype=int)
         self.lost = 0
         m, n = points.shape[-2:]
         self._keeps_signs = m == n and not equation.metric.changes_determinant_sign
         self._signs = np.linalg.slogdet(points)[0] if self._keeps_signs else np.ones(len(points))
+
+    @property
+    def nfev(self) -> int:
+        """How many gradients were evaluated."""
+        return self.equation.nfev
+
+    def costs(self) -> Vector:
+        """The costs of the copies."""
+        return self.equation.costs(self.at().points)
+
+    def observe(self) -> Row:
+        """What the result keeps of the copies."""
+        at = self.at()
+        return {
+            "points": at.points,
+            "costs": self.equation.costs(at.points),
+            "gradient_norms": self.equation.gradient_norms(at),
+            "singular_values": at.singular_values,
+        }
+
+    def account(self, steps: int) -> tuple[Row, str]:
+        """The share of the steps that were accepted, and what was lost in words."""
+        words = (
+            f"; {self.lost} proposals were rejected, since they have singular values that are "
+            "rounding errors"
+        )
+        return {"acceptance_rates": self.accepted / max(steps, 1)}, words if self.lost else ""
 
     @abc.abstractmethod
     def step(self, size: float) -> None:
@@ -212,6 +247,7 @@ class Metropolis(Scheme):
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
         super().__init__(equation, points, rng)
         self._here: _Seen | None = None
+        self._tried = 0
 
     def step(self, size: float) -> None:
         equation, beta = self.equation, self.equation.beta
@@ -240,6 +276,11 @@ class Metropolis(Scheme):
         self.accepted += accepted
         self._here = there.where(accepted, here)
         self.states = self._here.states
+        self._tried += 1
+        if self._tried == _PATIENCE and not self.accepted.any():
+            raise FlowError(
+                f"none of {_PATIENCE} steps was accepted: step_size must be less than {size:g}"
+            )
 
     def at(self) -> DiffusionAt:
         """The diffusion at the states."""

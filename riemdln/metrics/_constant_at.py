@@ -108,6 +108,10 @@ class MultipleAt(ConstantAt):
         """Zero."""
         return 0.0 * self._W
 
+    def entropy_hessian(self, X: Array) -> Array:
+        """Zero."""
+        return 0.0 * self._vector("X", X)
+
 
 def straight_line(metric: Any, W_a: Array, W_b: Array, times: Array) -> tuple[Array, Array, float]:
     """The geodesic of a constant metric, from W_a at time 0 to W_b at time 1."""

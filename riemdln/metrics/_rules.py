@@ -12,9 +12,10 @@ be differentiated again. With A_W for `sharp`, G for a cotangent and X for a dir
     f(W)          <grad f, X>                  G grad f
     grad f(W)     D grad f[X]                  D grad f[G]
 
-The second derivatives of the cometric and of the functions f, `log_volume` and `entropy`, are
-differences of first derivatives, which have closed forms: see `_along`. That a derivative along
-Y may be pulled back as one along Y is the symmetry of second derivatives.
+The second derivatives of the cometric and of f = `log_volume` are differences of first
+derivatives, which have closed forms: see `_along`. Those of f = `entropy` have closed forms too,
+and its third ones are differences. That a derivative along Y may be pulled back as one along Y is
+the symmetry of second derivatives.
 """
 
 from __future__ import annotations
@@ -212,21 +213,20 @@ _COMPOSED: dict[str, Callable[..., Array]] = {
 }
 
 
-def _potential(name: str) -> dict[str, Function]:
-    """A function f(W) and its gradient."""
-    gradient_name = f"{name}_gradient"
+def _potential(name: str, hessian: Callable[..., Array]) -> dict[str, Function]:
+    """A function f(W) and its gradient, whose derivative along X is hessian(metric, X, W)."""
+    gradient = f"{name}_gradient"
 
     def tangent(metric: Any, X: Array, W: Array) -> Array:
-        return (getattr(metric, gradient_name)(W) * X).sum(axis=(-2, -1))
+        return (getattr(metric, gradient)(W) * X).sum(axis=(-2, -1))
 
     def pullback(metric: Any, G: Array, W: Array) -> Array:
-        return G[..., None, None] * getattr(metric, gradient_name)(W)
+        return G[..., None, None] * getattr(metric, gradient)(W)
 
-    def second(metric: Any, X: Array, W: Array) -> Array:
-        return gradient.derivative(metric, W, X)
-
-    gradient = Function(partial(plainly, gradient_name), second, second)
-    return {name: Function(partial(plainly, name), tangent, pullback), gradient_name: gradient}
+    return {
+        name: Function(partial(plainly, name), tangent, pullback),
+        gradient: Function(partial(plainly, gradient), hessian, hessian),
+    }
 
 
 def _without_derivative(name: str) -> Function:
@@ -270,8 +270,16 @@ _FUNCTIONS: dict[str, Function] = {
         lambda g, G, W, p, q: g.sharp_derivative(W, G, q),
         lambda g, G, W, p, q: g.sharp_derivative(W, G, p),
     ),
-    **_potential("log_volume"),
-    **_potential("entropy"),
+    **_potential(
+        "log_volume", lambda g, X, W: _FUNCTIONS["log_volume_gradient"].derivative(g, W, X)
+    ),
+    **_potential("entropy", lambda g, X, W: g.entropy_hessian(W, X)),
+    "entropy_hessian": Function(
+        partial(plainly, "entropy_hessian"),
+        lambda g, X, W, Y: _FUNCTIONS["entropy_hessian"].derivative(g, W, X, Y),
+        lambda g, G, W, Y: _FUNCTIONS["entropy_hessian"].derivative(g, W, G, Y),
+        lambda g, G, W, Y: g.entropy_hessian(W, G),
+    ),
     **{name: _without_derivative(name) for name in ("root", "coordinate_laplacian", "ito_drift")},
 }
 

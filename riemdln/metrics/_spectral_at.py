@@ -19,6 +19,7 @@ from riemdln._arrays import (
     Array,
     NotFiniteError,
     certain,
+    diagonal_mask,
     diagonal_matrix,
     everywhere,
     finite,
@@ -210,11 +211,53 @@ class FrameAt(MetricAt):
 
     def entropy_gradient(self) -> Blocks:
         r"""The blocks of U diag(d) V^T, d_i the derivative of `entropy` in s_i."""
+        return self._diagonal(self._entropy_slopes)
+
+    @cached_property
+    def _entropy_slopes(self) -> Array:
+        """The derivatives d_i of `entropy` in s_i."""
         xp, s = namespace(self.frame.s), self.frame.s
         self._require_derivatives()
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = self._left.derivative_in_square / self.theta.M
-            return self._diagonal(s * (xp.sum(slope, axis=-1) - xp.linalg.diagonal(slope)))
+            return s * (xp.sum(slope, axis=-1) - xp.linalg.diagonal(slope))
+
+    def entropy_hessian(self, X: Blocks) -> Blocks:
+        r"""The derivative of `entropy_gradient` along X: that of a spectral function f(s).
+
+        The diagonal of X is multiplied by the matrix of the second derivatives f_ij. Beside it, the
+        symmetric part of X is multiplied by (d_i - d_j) / (s_i - s_j), whose limit is
+        f_ii - f_ij, the antisymmetric part by (d_i + d_j) / (s_i + s_j), and what leaves a
+        space by d_i / s_i.
+        """
+        xp, s, d = namespace(self.frame.s), self.frame.s, self._entropy_slopes
+        column, row, on_diagonal = s[..., :, None], s[..., None, :], diagonal_mask(s)
+        # Where the rounding error of the quotient, eps / closeness, meets that of the mean of the
+        # limits at both ends, closeness^2 / 12.
+        close = xp.abs(column - row) <= limits(s).eps ** (1 / 3) * xp.maximum(column, row)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pure, mixed = (
+                xp.where(on_diagonal, 0.0, derivatives)
+                for derivatives in self.kernel.second_log_derivatives(  # type: ignore[attr-defined]
+                    column, row
+                )
+            )
+            own = xp.sum(pure, axis=-1) / (2 * s**2)
+            other = mixed / (2 * column * row)
+            quotient = (d[..., :, None] - d[..., None, :]) / xp.where(close, 1.0, column - row)
+            symmetric = xp.where(
+                close, (own[..., :, None] + own[..., None, :]) / 2 - other, quotient
+            )
+            antisymmetric = (d[..., :, None] + d[..., None, :]) / (column + row)
+            leaving = (d / s)[..., None, :]
+        along_diagonal = other @ xp.linalg.diagonal(X.M)[..., None]
+        return Blocks(
+            None if X.Up is None else X.Up * leaving,
+            symmetric * (X.M + X.M.mT) / 2
+            + antisymmetric * (X.M - X.M.mT) / 2
+            + diagonal_matrix(along_diagonal[..., 0]),
+            None if X.Vp is None else X.Vp * leaving,
+        )
 
     def coordinate_laplacian(self) -> Blocks:
         r"""Delta_g W = div A + A(grad ln sqrt(det g)), with div A = sum_E DA[E] E.
@@ -351,6 +394,10 @@ class SpectralAt(MetricAt):
     def entropy_gradient(self) -> Any:
         """The Euclidean gradient of the entropy: see `DeepLinearMetric.entropy_gradient`."""
         return self.join(self.on_blocks.entropy_gradient())
+
+    def entropy_hessian(self, X: Any) -> Any:
+        """The Euclidean Hessian of the entropy: see `DeepLinearMetric.entropy_hessian`."""
+        return self.join(self.on_blocks.entropy_hessian(self.split("X", X)))
 
     def coordinate_laplacian(self) -> Any:
         return self.join(self.on_blocks.coordinate_laplacian())

@@ -185,6 +185,52 @@ class DeepLinearMetric(SpectralMetric):
         """
         return self._ask("entropy_gradient", W)
 
+    def entropy_hessian(self, W: Array, X: Array) -> Array:
+        r"""The Euclidean Hessian of `entropy` along a tangent vector, a covector.
+
+        With d_i and f_ij the first and second derivatives of the entropy in the singular values,
+        and M = U^T X V, it is U H V^T with
+
+        .. math::
+
+            H_{ii} = \sum_j f_{ij} M_{jj}, \qquad
+            H_{ij} = \frac{d_i - d_j}{s_i - s_j} \, \frac{M_{ij} + M_{ji}}{2}
+                     + \frac{d_i + d_j}{s_i + s_j} \, \frac{M_{ij} - M_{ji}}{2}, \quad i \ne j,
+
+        and d_i / s_i times what leaves the column or the row space.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point.
+        X : array (..., m, n)
+            A tangent vector: the direction in which W moves.
+
+        Returns
+        -------
+        array (..., m, n)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `sharp`.
+
+        References
+        ----------
+        - A. S. Lewis, H. S. Sendov. Twice differentiable spectral functions. SIAM Journal on Matrix
+          Analysis and Applications 23, 2001.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import riemdln
+        >>> metric = riemdln.DeepLinearMetric(depth=2)  # the entropy is ln(s_1 + s_2) / 2
+        >>> np.round(metric.entropy_hessian(np.diag([1.0, 3.0]), np.diag([1.0, 0.0])), 12)
+        array([[-0.03125,  0.     ],
+               [ 0.     , -0.03125]])
+        """
+        return self._ask("entropy_hessian", W, X)
+
     def network_retraction(self, W: Array, X: Array) -> Array:
         """Where a step X takes W when the layers of a real network take it.
 

@@ -38,7 +38,8 @@ class Metric(abc.ABC):
     What a metric says can be differentiated itself, by autograd, PyTorch and JAX: in all vectors,
     and in W, except for `root`, `coordinate_laplacian`, `ito_drift` and `random_tangent`. So a cost
     may contain a metric, and a metric another one. First derivatives have closed forms, also where
-    singular values are equal; second ones are differences of these, to some ten digits.
+    singular values are equal; second ones, but for the entropy's, are differences of these, to some
+    ten digits.
 
     Attributes
     ----------
