@@ -153,12 +153,16 @@ for (m, n, depth, entropy), (mean, error) in sorted(means.items()):
 # The size of a step
 # ------------------
 # Without Metropolis steps Euler's scheme comes to another equilibrium, the farther off the longer
-# its steps are.
+# its steps are. Longer steps cost less, so that there are more copies of them.
 
 STEPS = np.array([0.025, 0.05, 0.1])
 exact = virial(2, 2, 2)
-euler = np.array([mean_square(equilibrium(2, 2, 2, 1000, h, metropolis=False)) for h in STEPS])
-adjusted = np.array([mean_square(equilibrium(2, 2, 2, 1000, h)) for h in 2 * STEPS])
+euler, adjusted = (
+    np.array(
+        [mean_square(equilibrium(2, 2, 2, round(2e4 * h), h, metropolis=metropolis)) for h in steps]
+    )
+    for steps, metropolis in ((STEPS, False), (2 * STEPS, True))
+)
 for h, (mean, error) in zip(STEPS, euler, strict=True):
     print(f"depth 2, Euler's steps of {h}: {mean:.3f} +- {error:.3f}, exact {exact:.3f}")
 for h, (mean, error) in zip(2 * STEPS, adjusted, strict=True):
@@ -169,7 +173,7 @@ assert euler[-1, 0] - exact > 4 * euler[-1, 1]
 # %%
 # The figure
 # ----------
-# Lines are exact, but for those of the last panel.
+# Lines are exact, but for those of the last panel. Bars are two standard errors.
 
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", 5: "#009E73"}
 MARKERS = {1: "o", 2: "s", 3: "D", 5: "^"}
@@ -214,7 +218,7 @@ for steps, results, colour, name in (
     (2 * STEPS, adjusted, "#0072B2", "Metropolis"),
 ):
     mean, error = results.T / exact
-    sizes.errorbar(steps, mean, error, fmt="o-", color=colour, markersize=4, label=name)
+    sizes.errorbar(steps, mean, 2 * error, fmt="o-", color=colour, markersize=4, label=name)
 sizes.axhline(1, color="0.5", linewidth=0.8, zorder=0)
 
 first.set(
