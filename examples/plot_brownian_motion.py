@@ -111,10 +111,10 @@ assert np.all(np.diff(list(medians.values())) > 0)
 # Lower rank
 # ----------
 # The chance of a :math:`\rho_2` less than a small x is a multiple of :math:`x^{|m - n| + 1}`. Where
-# rows and columns differ in number, so that this is less than a multiple of x, no path ever comes
-# to lower rank. Those of square matrices come to determinant zero, and go through as balanced
-# layers do: the smallest singular value of each layer changes its sign. So the determinant changes
-# its sign at odd depths, as that of a Gaussian matrix does, and never at even ones.
+# rows and columns differ in number this is too small for any path to come to lower rank. Paths of
+# square matrices come to determinant zero, and go through as balanced layers do: the smallest
+# singular value of each layer changes its sign. So the determinant changes its sign at odd depths,
+# as that of a Gaussian matrix does, and never at even ones.
 
 times = np.linspace(0, 1, 9)
 exact_square = np.linalg.svd(gaussian_matrices(2, 2), compute_uv=False)
