@@ -16,11 +16,13 @@ from riemdln.flows import (
     LangevinFlow,
     NetworkFlow,
     NetworkLangevinFlow,
+    Sample,
     gradient_flow,
     langevin_flow,
     load_flow,
     network_flow,
     network_langevin_flow,
+    sample,
 )
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
@@ -53,6 +55,7 @@ __all__ = [
     "NetworkFlow",
     "NetworkLangevinFlow",
     "PositiveDefinite",
+    "Sample",
     "SpectralMetric",
     "balanced_layers",
     "checks",
@@ -70,5 +73,6 @@ __all__ = [
     "network_langevin_flow",
     "random_layers",
     "retractions",
+    "sample",
     "transports",
 ]

@@ -6,6 +6,7 @@ from riemdln.flows._langevin import langevin_flow
 from riemdln.flows._network import network_flow
 from riemdln.flows._network_langevin import network_langevin_flow
 from riemdln.flows._results import Flow, FlowError, LangevinFlow, NetworkFlow, NetworkLangevinFlow
+from riemdln.flows._sample import Sample, sample
 
 __all__ = [
     "Flow",
@@ -13,9 +14,11 @@ __all__ = [
     "LangevinFlow",
     "NetworkFlow",
     "NetworkLangevinFlow",
+    "Sample",
     "gradient_flow",
     "langevin_flow",
     "load_flow",
     "network_flow",
     "network_langevin_flow",
+    "sample",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -87,9 +88,8 @@ def langevin_flow(
     ------
     FlowError
         If a step leaves the range of floating-point numbers, the cost or its gradient is not
-        finite, singular values are lost in rounding errors (at great depths a
-        matrix cannot hold those that noise leads to), or none of the first 100 Metropolis steps is
-        accepted.
+        finite, the entries of W cannot hold the singular values that noise leads to (at infinite
+        depth), or none of the first 100 Metropolis steps is accepted.
     TypeError, ValueError
         If the manifold is not an open set of matrices, the metric has no entropy, the start is no
         point of full rank, or another argument is not as described.
@@ -106,8 +106,7 @@ def langevin_flow(
     determinant changes sign at odd depths, and at even ones it comes back with
     the sign that it had. This is what happens here (`Metric.changes_determinant_sign`); at depths
     that are no whole number the determinant keeps its sign, and at infinite depth it never is zero.
-    Metropolis steps to a sign that it cannot have are rejected, and so are those to matrices
-    with a singular value that is a rounding error.
+    Metropolis steps to a sign that it cannot have are rejected.
 
     Whatever ends it early carries what was computed until then: see `gradient_flow`.
 
@@ -156,24 +155,31 @@ def langevin_flow(
 
 def equation_of(
     problem: Problem | Manifold,
-    initial_point: ArrayLike,
+    initial_point: ArrayLike | Callable[[Any], ArrayLike],
     *,
     beta: float,
     entropy: bool,
     vectorized: bool,
 ) -> tuple[Equation, Vector, bool]:
-    """The equation, its start as a stack of points, and whether it was given as one."""
+    """The equation, its start as a stack of points, and whether it was given as one.
+
+    A start may be a function of the manifold.
+    """
     beta = positive_number("beta", beta)
     asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
     manifold: Any = problem if asked is None else problem.manifold
     metric = getattr(manifold, "metric", None)
-    coordinates = coordinates_around(manifold, initial_point)
-    shape = np.shape(initial_point) if manifold.point_layout == 1 else ()
-    if metric is None or len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
-        raise ValueError(
-            "problem must be on an open set of matrices with a metric, such as FullRank, got "
-            f"{manifold}"
-        )
+    refused = ValueError(
+        "problem must be on an open set of matrices with a metric, such as FullRank, got "
+        f"{manifold}"
+    )
+    if metric is None or manifold.point_layout != 1:
+        raise refused
+    if callable(initial_point):
+        initial_point = initial_point(manifold)
+    coordinates, shape = coordinates_around(manifold, initial_point), np.shape(initial_point)
+    if len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
+        raise refused
     if entropy and not hasattr(metric, "entropy"):
         raise ValueError(
             f"entropy must be False where the metric has none: {metric!r} is not a DeepLinearMetric"

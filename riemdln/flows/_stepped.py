@@ -15,7 +15,7 @@ from riemdln.flows._recorder import Row, progress_bar
 from riemdln.flows._results import FlowError
 from riemdln.flows._trajectory import REASONS
 
-__all__ = ["Stepped", "Stepper"]
+__all__ = ["Stepped", "Stepper", "explained", "stopped_by"]
 
 Vector = NDArray[np.floating[Any]]
 
@@ -48,8 +48,8 @@ class Stepper(Protocol):
         """What the result keeps of the copies: arrays (K, ...), or lists of them."""
         ...
 
-    def account(self, steps: int) -> tuple[Row, str]:
-        """What the result says of all steps: fields of arrays (K,), and words for the message."""
+    def account(self, steps: int) -> Row:
+        """What the result says of all steps: fields of arrays (K,)."""
         ...
 
 
@@ -94,14 +94,14 @@ class Stepped:
                 yield end, self._row()
 
     def _advance(self, size: float) -> None:
-        with _explained(f"no step of {size:g} from time {self._now:g}"):
+        with explained(f"no step of {size:g} from time {self._now:g}"):
             self._stepper.step(size)
         self._steps += 1
 
     def outcome(self, stopped: tuple[BaseException, float] | None = None) -> Row:
         """How it has ended."""
-        status, message = (0, REASONS[0]) if stopped is None else (-1, _stopped_by(stopped[0]))
-        fields, words = self._stepper.account(self._steps)
+        status, message = (0, REASONS[0]) if stopped is None else (-1, stopped_by(stopped[0]))
+        fields = self._stepper.account(self._steps)
         each = np.full(self._stepper.copies, status)
         fields |= {
             "status": each,
@@ -109,14 +109,14 @@ class Stepped:
             "end_times": np.full(each.shape, self._now),
         }
         own = {name: self._own(values) for name, values in fields.items()}
-        return own | {"message": message + words}
+        return own | {"message": message}
 
     def reached(self) -> tuple[float, Row]:
         """The time of the last step, and the row there."""
         return self._now, self._row()
 
     def _row(self) -> Row:
-        with _explained(f"no cost at time {self._now:g}"):
+        with explained(f"no cost at time {self._now:g}"):
             row = self._stepper.observe()
         return {name: self._own(values) for name, values in row.items()}
 
@@ -130,7 +130,7 @@ class Stepped:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """What is not finite becomes a FlowError, and what overflows is found where it is used."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -139,5 +139,6 @@ def _explained(what: str) -> Iterator[None]:
         raise FlowError(f"{what}: {error}") from error
 
 
-def _stopped_by(error: BaseException) -> str:
+def stopped_by(error: BaseException) -> str:
+    """What a message says of an error."""
     return f"stopped by {type(error).__name__}"
