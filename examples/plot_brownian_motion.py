@@ -121,7 +121,7 @@ exact_square = np.linalg.svd(gaussian_matrices(2, 2), compute_uv=False)
 exact_negative = [np.mean(np.linalg.det(gaussian_matrices(2, 2, time)) < 0) for time in times]
 square, negative = {}, {}
 for depth in (2, 3):
-    flow = motion_from_rho(2, 2, depth, times, step_size=1 / 8, scheme="ninomiya")
+    flow = motion_from_rho(2, 2, depth, times, step_size=1 / 8, scheme="splitting")
     square[depth] = depth**0.5 * flow.singular_values[-1] ** (1 / depth)
     negative[depth] = np.mean(np.linalg.det(flow.points) < 0, axis=1)
     distances = distance(square[depth], exact_square)
@@ -151,7 +151,7 @@ for name, all_depths, gaussian in (("2 x 2", square, exact_square), ("2 x 4", wi
 
 LAMBDA, TIME = np.array([0.5, 0.0, -0.5]), 0.25
 flow = brownian_motion(
-    3, 3, np.inf, np.exp(LAMBDA), [0.0, TIME], step_size=TIME / 5, scheme="ninomiya"
+    3, 3, np.inf, np.exp(LAMBDA), [0.0, TIME], step_size=TIME / 5, scheme="splitting"
 )
 logs = np.log(flow.singular_values[-1])
 draws = TIME**0.5 * rng.standard_normal((EXACT, 3, 3))

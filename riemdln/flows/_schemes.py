@@ -6,7 +6,6 @@ All is done on a stack of matrices (K, m, n), K independent copies.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,14 +72,21 @@ class Equation:
 
     def drift(self, at: DiffusionAt, size: float) -> Vector:
         """The drift of Ito's form, for a step of some size."""
-        drift = at.laplacian(size / self.beta)
-        if self._entropy:
-            drift = drift + at.entropy_gradient()
-        return drift / self.beta - (0.0 if self._asked is None else self._gradient(at))
+        return at.laplacian(size / self.beta) / self.beta + self.descent(at)
 
-    def stratonovich_drift(self, at: DiffusionAt, size: float) -> Vector:
-        """The drift of Stratonovich's form, which obeys the chain rule."""
-        return self.drift(at, size) - 2 / self.beta * at.ito_drift(size / self.beta)
+    @property
+    def has_energy(self) -> bool:
+        """Whether there is a cost or an entropy."""
+        return self._entropy or self._asked is not None
+
+    def descent(self, at: DiffusionAt) -> Vector:
+        """The part of the drift that goes down the gradient of E - S / beta."""
+        descent = np.zeros_like(at.points)
+        if self._entropy:
+            descent += at.entropy_gradient() / self.beta
+        if self._asked is not None:
+            descent -= self._gradient(at)
+        return descent
 
     def noise(self, at: DiffusionAt, gaussian: Vector) -> Vector:
         """The noise (2 / beta)^{1/2} A^{1/2} Z of a unit of time, for a Gaussian matrix Z."""
@@ -172,15 +178,17 @@ class Scheme(abc.ABC):
             return np.zeros(len(states), dtype=bool)
         return np.linalg.slogdet(states)[0] != self._signs
 
-    def _settle(self, states: Vector) -> None:
-        """Take states, their least singular value with its other sign where they have crossed."""
-        if not np.isfinite(states).all():
-            raise NotFiniteError("the step has left the range of floating-point numbers")
-        crossed = self._crossed(states)
+    def _settled(self, states: Vector) -> Vector:
+        """The states, the least singular value of those that have crossed with its other sign."""
+        crossed = self._crossed(_checked(states))
         if crossed.any():
             U, s, Vt = np.linalg.svd(states[crossed])
             s[:, -1] *= -1
             states[crossed] = U * s[:, None, :] @ Vt
+        return states
+
+    def _take(self, states: Vector) -> None:
+        """Go to states."""
         self.states = states
         self.accepted += 1
 
@@ -203,33 +211,30 @@ class Euler(Scheme):
     def step(self, size: float) -> None:
         at, equation = self._start(size), self.equation
         noise = size**0.5 * equation.noise(at, self._gaussian())
-        self._settle(self.states + size * equation.drift(at, size) + noise)
+        self._take(self._settled(self.states + size * equation.drift(at, size) + noise))
 
 
-class Ninomiya(Scheme):
-    r"""The scheme of Ninomiya and Ninomiya, of weak order two.
+class Splitting(Scheme):
+    """Half a step down the gradient of E - S / beta, one of noise, and another half.
 
-    With the drift b of Stratonovich's form and Gaussian matrices Z_1, Z_2 of variances 1/2 and 3/2
-    and covariance -1/2, it follows dW/du = h^{1/2} A^{1/2} Z_1, and then
-    dW/du = h b + h^{1/2} A^{1/2} Z_2, each for a unit of u. A Runge-Kutta method of order four
-    does, since the terms of its error at h^{5/2} are odd in the Gaussians.
+    Each is of order two, and so is the whole, as it is symmetric (Strang 1968).
     """
 
     def step(self, size: float) -> None:
-        equation, diffusion = self.equation, self.equation.diffusion
-        first = self._gaussian() / 2**0.5
-        second = self._gaussian() - first
         self._start(size)
+        variance = 2 * size / self.equation.beta
+        states = self._descended(self.states, size / 2)
+        states = self.equation.diffusion.shaken(states, variance, self._rng, self._settled)
+        self._take(self._descended(states, size / 2))
 
-        def along_first(states: Vector) -> Vector:
-            return size**0.5 * equation.noise(diffusion.at(states), first)
-
-        def along_second(states: Vector) -> Vector:
-            at = diffusion.at(states)
-            drift = size * equation.stratonovich_drift(at, size)
-            return drift + size**0.5 * equation.noise(at, second)
-
-        self._settle(_runge_kutta(along_second, _runge_kutta(along_first, self.states)))
+    def _descended(self, states: Vector, size: float) -> Vector:
+        """Down the gradient by the midpoint method."""
+        equation = self.equation
+        if not equation.has_energy:
+            return states
+        half = states + size / 2 * equation.descent(equation.diffusion.at(states))
+        middle = equation.diffusion.at(_checked(half))
+        return self._settled(states + size * equation.descent(middle))
 
 
 class Metropolis(Scheme):
@@ -307,20 +312,18 @@ class _Seen(NamedTuple):
         )
 
 
+def _checked(states: Vector) -> Vector:
+    """The states, if they are finite."""
+    if not np.isfinite(states).all():
+        raise NotFiniteError("the step has left the range of floating-point numbers")
+    return states
+
+
 def _are_far(matrices: Vector) -> Any:
     """Which of some matrices have entries that are too large, or NaN."""
     with np.errstate(invalid="ignore"):
         return ~(np.abs(matrices).max(axis=(-2, -1)) < _FAR)
 
 
-def _runge_kutta(field: Callable[[Vector], Vector], states: Vector) -> Vector:
-    """The flow of a vector field for a unit of time, by one classical step of order four."""
-    a = field(states)
-    b = field(states + a / 2)
-    c = field(states + b / 2)
-    d = field(states + c)
-    return states + (a + 2 * b + 2 * c + d) / 6
-
-
 # The schemes by their names.
-SCHEMES: dict[str, type[Scheme]] = {"euler": Euler, "ninomiya": Ninomiya}
+SCHEMES: dict[str, type[Scheme]] = {"euler": Euler, "splitting": Splitting}

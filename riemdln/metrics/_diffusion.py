@@ -7,6 +7,7 @@ roots of depth N, in which the noise of g^N is regular everywhere, at lower rank
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,6 +17,12 @@ from numpy.typing import NDArray
 __all__ = ["AmbientDiffusion", "Diffusion", "DiffusionAt", "RootDiffusion"]
 
 Vector = NDArray[np.floating[Any]]
+
+# Turns of more than this are all alike.
+_FULL = 1e6
+
+# From states to those where they belong.
+Settle = Callable[[Vector], Vector]
 
 
 class DiffusionAt(Protocol):
@@ -62,10 +69,6 @@ class DiffusionAt(Protocol):
         """The inverse of `root`."""
         ...
 
-    def ito_drift(self, time: float) -> Vector:
-        """The drift that Ito's form of the noise of `root` adds: see `Metric.ito_drift`."""
-        ...
-
     def log_volume(self) -> Vector:
         """The logarithm of the volume density of the metric in the states, up to a constant."""
         ...
@@ -90,6 +93,15 @@ class Diffusion(Protocol):
         """The diffusion at some states."""
         ...
 
+    def shaken(
+        self, states: Vector, variance: float, rng: np.random.Generator, settle: Settle
+    ) -> Vector:
+        """The states after Brownian motion of a variance, to the weak order two.
+
+        All states on the way, and at its end, are settled: brought to where they belong.
+        """
+        ...
+
 
 class AmbientDiffusion:
     """A diffusion whose states are the matrices themselves.
@@ -109,6 +121,29 @@ class AmbientDiffusion:
     def at(self, states: Vector) -> DiffusionAt:
         return _AmbientAt(states, self._metric)
 
+    def shaken(
+        self, states: Vector, variance: float, rng: np.random.Generator, settle: Settle
+    ) -> Vector:
+        r"""By the scheme of Ninomiya and Ninomiya (2009).
+
+        With the drift b of Stratonovich's form and Gaussian matrices Z_1 and Z_2 of variances 1/2
+        and 3/2 and covariance -1/2, it follows dW/du = v^{1/2} A^{1/2} Z_1, and then
+        dW/du = v b + v^{1/2} A^{1/2} Z_2, each for a unit of u. A Runge-Kutta method of order four
+        does, since the terms of its error at v^{5/2} are odd in the Gaussians.
+        """
+        first = rng.standard_normal(states.shape) / 2**0.5
+        second = rng.standard_normal(states.shape) - first
+
+        def along_first(W: Vector) -> Vector:
+            return variance**0.5 * self._metric.at(W).root(first)
+
+        def along_second(W: Vector) -> Vector:
+            at = self._metric.at(W)
+            drift = at.coordinate_laplacian() / 2 - at.ito_drift()
+            return variance * drift + variance**0.5 * at.root(second)
+
+        return settle(_runge_kutta(along_second, settle(_runge_kutta(along_first, states))))
+
 
 class _AmbientAt:
     def __init__(self, points: Vector, metric: Any) -> None:
@@ -124,9 +159,6 @@ class _AmbientAt:
 
     def laplacian(self, time: float) -> Vector:
         return self._at.coordinate_laplacian()
-
-    def ito_drift(self, time: float) -> Vector:
-        return self._at.ito_drift()
 
     def tangent(self, tangent_vector: Vector) -> Vector:
         return tangent_vector
@@ -156,6 +188,9 @@ class RootDiffusion:
     and N on what leaves the row or the column space of R where m != n. So it is bounded, also where
     rho_i = 0, and sqrt(det g) is constant: the metric's volume is that of the entries of R.
 
+    As the cometric is at least the identity, Brownian motion of R is that of a Gaussian matrix,
+    and what is more turns the frame alone: the singular values rho are those of a Gaussian matrix.
+
     Parameters
     ----------
     depth : float
@@ -176,6 +211,45 @@ class RootDiffusion:
     def at(self, states: Vector) -> DiffusionAt:
         U, rho, Vt = np.linalg.svd(states, full_matrices=False)
         return _RootAt(self._depth, U, rho / self._depth**0.5, Vt)
+
+    def shaken(
+        self, states: Vector, variance: float, rng: np.random.Generator, settle: Settle
+    ) -> Vector:
+        """Half of the Gaussian matrix, the turns of the frame, and the other half (Strang 1968)."""
+
+        def gaussian() -> Vector:
+            return (variance / 2) ** 0.5 * rng.standard_normal(states.shape)
+
+        return settle(self._turned(settle(states + gaussian()), variance, rng) + gaussian())
+
+    def _turned(self, states: Vector, variance: float, rng: np.random.Generator) -> Vector:
+        r"""The states U diag(rho) V^T with random turns of U and V.
+
+        For each pair of singular vectors U turns by x and V by y, Gaussian with
+
+        .. math::
+
+            x + y \sim (2 (a_{ij} - 1) v)^{1/2} / (\rho_i - \rho_j), \qquad
+            x - y \sim (2 (b_{ij} - 1) v)^{1/2} / (\rho_i + \rho_j),
+
+        and the longer of U and V by ((N - 1) v)^{1/2} / rho_i out of its space. Two turns with
+        Gaussians of variances 1/2 and 3/2 and covariance -1/2 have weak order two, as they commute
+        with the singular values.
+        """
+        m, n = states.shape[-2:]
+        U, rho, Vt = np.linalg.svd(states)
+        r = rho.shape[-1]
+        at = _RootAt(self._depth, U[..., :r], rho / self._depth**0.5, Vt[..., :r, :])
+        shape = (*rho.shape[:-1], max(m, n), r)
+        plus, minus, out = at.turns(variance)
+        before = [np.zeros(shape), np.zeros(shape)]
+        for weight in (0.5**0.5, 1.0):
+            x, y = (weight * rng.standard_normal(shape) - g for g in before)
+            before = [x, y]
+            skew = [(plus * x[..., :r, :] + sign * minus * y[..., :r, :]) / 2 for sign in (1, -1)]
+            turns = [_skew(skew[0], out * x[..., r:, :], m), _skew(skew[1], out * x[..., r:, :], n)]
+            U, Vt = U @ _rotation(turns[0]), _rotation(turns[1]).mT @ Vt
+        return (U[..., :r] * rho[..., None, :]) @ Vt[..., :r, :]
 
 
 class _RootAt:
@@ -198,29 +272,26 @@ class _RootAt:
 
         It is what is left of the drift of the singular values of a Gaussian matrix.
         """
-        return self._drift(lambda root: 1 + root, time)
-
-    def ito_drift(self, time: float) -> Vector:
-        return 0.5 * self._drift(lambda root: root, time)
-
-    def _drift(self, factor: Any, time: float) -> Vector:
-        r"""U diag(d) V^T for the sum over the cometric's values c of (1 - c^{1/2}) factor(c^{1/2}).
-
-        Each is divided by the rate at which its direction turns the frame: rho_i - rho_j where c is
-        a_ij, rho_i + rho_j where it is b_ij, and rho_i where it is N.
-        """
-        (a, b), N = self._roots, self._N
+        (_, b), N = self._roots, self._N
         here, there = self._sigma[..., :, None], self._sigma[..., None, :]
         total = np.where(here + there > 0, here + there, 1.0)
-        d = np.sum(
-            self._symmetric_rate * factor(a) + np.where(self._off, (1 - b) / total, 0) * factor(b),
-            axis=-1,
-        )
+        plus = np.where(self._off, (1 - b**2) / total, 0.0)
+        d = np.sum(self._symmetric_rate + plus, axis=-1)
         if self._beyond:
             with np.errstate(divide="ignore"):
-                edge = self._beyond * (1 - N**0.5) * factor(N**0.5) / self._sigma
+                edge = self._beyond * (1 - N) / self._sigma
             d += np.maximum(edge, -N * self._sigma / time)
         return self._spectral(d / N**0.5)
+
+    def turns(self, variance: float) -> tuple[Vector, Vector, Vector]:
+        """The spreads of the turns of the frame: see `RootDiffusion`."""
+        (_, b), N = self._roots, self._N
+        here, there = self._sigma[..., :, None], self._sigma[..., None, :]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            minus = np.where(self._off, (2 * variance / N * (b**2 - 1)) ** 0.5 / (here + there), 0)
+            out = ((N - 1) * variance / N) ** 0.5 / self._sigma[..., None, :]
+        minus, out = (np.minimum(np.nan_to_num(turn), _FULL) for turn in (minus, out))
+        return (2 * variance / N) ** 0.5 * self._symmetric_turn, minus, out
 
     def sharp(self, covector: Vector) -> Vector:
         """Of its symmetric part N^{1/2} (s_i + s_j) / (sigma_i + sigma_j) times, and so on."""
@@ -301,15 +372,21 @@ class _RootAt:
         return root, self._N / root
 
     @cached_property
-    def _symmetric_rate(self) -> Vector:
-        """(1 - a^{1/2}) / (sigma_i - sigma_j), with its limit zero where these are equal."""
-        N, logs, (root, _) = self._N, self._logs, self._roots
+    def _symmetric_turn(self) -> Vector:
+        """(a - 1)^{1/2} / |sigma_i - sigma_j|, with its limit where these are equal."""
+        N, logs, (root, _) = self._N, np.abs(self._logs), self._roots
         here, there = self._sigma[..., :, None], self._sigma[..., None, :]
-        close = np.abs(N * logs) < 1e-3
-        # a^{1/2} = 1 - (N^2 - 1) tau^2 / 24 + ...
-        far = (1 - root) / np.where(close, 1.0, here - there)
-        near = (N**2 - 1) / 24 * logs / np.where(here > 0, here, 1.0)
-        return np.where(close, np.where(self._off, near, 0.0), far)
+        close = N * logs < 1e-3
+        far = np.maximum(root**2 - 1, 0.0) ** 0.5 / np.where(close, 1.0, np.abs(here - there))
+        # a = 1 + (N^2 - 1) tau^2 / 12 + ...
+        near = ((N**2 - 1) / 12) ** 0.5 / np.where(here > 0, here, 1.0)
+        return np.where(self._off, np.where(close, near, far), 0.0)
+
+    @cached_property
+    def _symmetric_rate(self) -> Vector:
+        """(1 - a) / (sigma_i - sigma_j), with its limit zero where these are equal."""
+        difference = self._sigma[..., :, None] - self._sigma[..., None, :]
+        return -(self._symmetric_turn**2) * difference
 
     @cached_property
     def _quotients(self) -> tuple[Vector, Vector]:
@@ -340,3 +417,29 @@ class _RootAt:
     def _spectral(self, d: Vector) -> Vector:
         """The matrices U diag(d) V^T."""
         return (self._U * d[..., None, :]) @ self._Vt
+
+
+def _skew(inner: Vector, outer: Vector, size: int) -> Vector:
+    """Skew matrices from what is above their diagonals, and from the rows beyond, if there are."""
+    r = inner.shape[-1]
+    skew = np.zeros((*inner.shape[:-2], size, size))
+    upper = np.triu(inner, 1)
+    skew[..., :r, :r] = upper - upper.mT
+    if size > r:
+        skew[..., r:, :r], skew[..., :r, r:] = outer, -outer.mT
+    return skew
+
+
+def _rotation(X: Vector) -> Vector:
+    """The exponential of skew matrices by its rational approximation of order four, a rotation."""
+    even, odd = np.eye(X.shape[-1]) + X @ X / 12, X / 2
+    return np.linalg.solve(even - odd, even + odd)
+
+
+def _runge_kutta(field: Callable[[Vector], Vector], states: Vector) -> Vector:
+    """The flow of a vector field for a unit of time, by one classical step of order four."""
+    a = field(states)
+    b = field(states + a / 2)
+    c = field(states + b / 2)
+    d = field(states + c)
+    return states + (a + 2 * b + 2 * c + d) / 6
