@@ -88,9 +88,8 @@ def langevin_flow(
     ------
     FlowError
         If a step leaves the range of floating-point numbers, the cost or its gradient is not
-        finite, singular values are lost in rounding errors (at great depths a
-        matrix cannot hold those that noise leads to), or none of the first 100 Metropolis steps is
-        accepted.
+        finite, the entries of W cannot hold the singular values that noise leads to (at infinite
+        depth), or none of the first 100 Metropolis steps is accepted.
     TypeError, ValueError
         If the manifold is not an open set of matrices, the metric has no entropy, the start is no
         point of full rank, or another argument is not as described.

@@ -192,14 +192,14 @@ class Scheme(abc.ABC):
         self.accepted += 1
 
     def _start(self, size: float) -> DiffusionAt:
-        """The diffusion at the states, if noise covers the rounding errors of singular values."""
+        """The diffusion at the states, if these hold their singular values."""
         at = self.at()
-        lost = (2 * size / self.equation.beta) ** 0.5 * at.relative_noise_at_rounding() < 1
+        lost = ~np.broadcast_to(at.holds(2 * size / self.equation.beta), self.copies)
         if np.any(lost):
             raise NotFiniteError(
-                f"{np.sum(lost)} of {len(self.states)} copies have singular values that are "
-                "rounding errors of W, from which the noise of a step does not lift them: a "
-                "matrix does not hold singular values of this spread"
+                f"{np.sum(lost)} of {self.copies} copies have singular values so small beside the "
+                "largest that the entries of W do not hold them in a step of this size: it must be "
+                "smaller, or there is no way on"
             )
         return at
 
@@ -263,7 +263,7 @@ class Metropolis(Scheme):
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
         at = equation.diffusion.at(proposals)
-        lost = at.relative_noise_at_rounding() < np.inf
+        lost = ~np.broadcast_to(at.holds(0.0), self.copies)
         self.lost += np.sum(lost)
         undefined = _are_far(at.points) | lost
         if undefined.any():

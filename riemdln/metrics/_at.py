@@ -83,12 +83,19 @@ class MetricAt(abc.ABC):
     def ito_drift(self) -> Vector:
         """The drift that Ito's form of noise adds: see `riemdln.Metric.ito_drift`."""
 
-    def relative_noise_at_rounding(self) -> Array:
-        """The noise of a lost singular value beside its size, and infinity where none is lost.
+    def holds(self, variance: float) -> Any:
+        """Whether the entries of W hold its least singular value in a step of noise.
 
-        Where a singular value is a rounding error c of W, this is A_W^{1/2} / c of one that is c.
+        Parameters
+        ----------
+        variance : float
+            That of the noise, which is A_W^{1/2} times Gaussian numbers; zero for no step.
+
+        Returns
+        -------
+        bool or array of bool (...)
         """
-        return np.inf
+        return np.asarray(True)
 
     def by_default(self, method: str, *vectors: Vector) -> Any:
         """What a method says where the metric does not define it itself."""

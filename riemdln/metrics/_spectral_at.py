@@ -145,11 +145,16 @@ class FrameAt(MetricAt):
     def inverse_root(self, Z: Blocks) -> Blocks:
         return Z.map(lambda block, theta: block / theta**0.5, self.theta)
 
-    def relative_noise_at_rounding(self) -> Array:
-        """The noise of a lost singular value beside its size, and infinity where none is lost."""
-        level, xp = self.frame.rounding, namespace(self.frame.s)
-        noise = filled(self.kernel(level, level), level) ** 0.5 / level
-        return xp.where(self.frame.s[..., -1] > level, xp.inf, noise)
+    def holds(self, variance: float) -> Array:
+        """Whether the least singular value is more than what disturbs it, or its noise is.
+
+        Rounding errors disturb it, and noise in the entries that it shares with the largest one,
+        whose product does to the second order. Where noise of its own is more, the law forgets it.
+        """
+        s, xp = self.frame.s, namespace(self.frame.s)
+        level = xp.maximum(self.frame.rounding, variance * self.theta.M[..., 0, -1] / s[..., 0])
+        noise = (variance * filled(self.kernel(level, level), level)) ** 0.5
+        return (s[..., -1] > level) | (noise >= level)
 
     def pair(self, p: Blocks, X: Blocks) -> Array:
         return sum(map(paired, p.parts(), X.parts()))
@@ -364,8 +369,8 @@ class SpectralAt(MetricAt):
     def inverse_root(self, Z: Any) -> Any:
         return self.join(self.on_blocks.inverse_root(self.split("Z", Z)))
 
-    def relative_noise_at_rounding(self) -> Array:
-        return self.on_blocks.relative_noise_at_rounding()
+    def holds(self, variance: float) -> Array:
+        return self.on_blocks.holds(variance)
 
     def pair(self, p: Any, X: Any) -> Array:
         return self.on_blocks.pair(self.split("p", p), self.split("X", X))
