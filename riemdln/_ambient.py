@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from riemdln._arrays import NotFiniteError, finite_array, is_triple
+from riemdln._arrays import finite_array, is_triple
 
 __all__ = ["OrthogonalPart", "ambient_matrix"]
 
@@ -43,8 +43,9 @@ def ambient_matrix(name: str, value: Any, shape: tuple[int, int]) -> Ambient:
             raise ValueError(f"{name} must be factors (U, S, V) of a product U S V^T")
         value = aslinearoperator(U) @ aslinearoperator(S) @ aslinearoperator(V.T)
     elif issparse(value):
-        if not np.isfinite(value.data).all():  # type: ignore[attr-defined]
-            raise NotFiniteError(f"{name} must be finite, but it contains NaN or infinity")
+        # Not every format has its entries in one array.
+        value = value.tocsr()  # type: ignore[attr-defined]
+        finite_array(name, value.data)
     elif not isinstance(value, LinearOperator):
         value = finite_array(name, value)
     if value.shape != shape:

@@ -382,6 +382,14 @@ def test_refuses_costs_of_another_shape():
     with pytest.raises(ValueError, match=r"shape \(3,\), one number for each, got \(\)"):
         gradient_flow(single(manifold), np.stack([np.eye(2)] * 3), [0, 1], vectorized=True)
 
+    @pymanopt.function.autograd(manifold)
+    def column(W):
+        return anp.sum(W**2, axis=(1, 2))[:, None]
+
+    problem = pymanopt.Problem(manifold, column)
+    with pytest.raises(ValueError, match=r"shape \(3,\), one number for each, got \(3, 1\)"):
+        gradient_flow(problem, np.stack([np.eye(2)] * 3), [0, 1], vectorized=True)
+
 
 def test_refuses_a_single_point_where_stacks_are_meant():
     manifold = FullRank(2, 2, DeepLinearMetric(2))

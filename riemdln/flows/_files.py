@@ -65,7 +65,8 @@ def load_flow(path: str | PathLike[str]) -> Flow:
     (True, 'reached the last time')
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # np.load leaves a file open that it has opened itself and cannot read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"]))
             if header["format"] != _FORMAT:
                 raise KeyError(header["format"])

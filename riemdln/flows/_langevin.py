@@ -106,8 +106,7 @@ def langevin_flow(
     determinant changes sign at odd depths, and at even ones it comes back with
     the sign that it had. This is what happens here (`Metric.changes_determinant_sign`); at depths
     that are no whole number the determinant keeps its sign, and at infinite depth it never is zero.
-    Metropolis steps to a sign that it cannot have are rejected, and so are those to matrices
-    with a singular value that is a rounding error.
+    Metropolis steps to a sign that it cannot have are rejected.
 
     Whatever ends it early carries what was computed until then: see `gradient_flow`.
 

@@ -298,9 +298,9 @@ class _Layers:
             "imbalances": np.max(defects, axis=0),
         }
 
-    def account(self, steps: int) -> tuple[Row, str]:
+    def account(self, steps: int) -> Row:
         """Nothing is said of the steps."""
-        return {}, ""
+        return {}
 
     def _gradients(self, layers: list[Vector]) -> list[Vector]:
         """The gradients of the cost in the layers."""

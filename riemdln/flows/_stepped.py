@@ -48,8 +48,8 @@ class Stepper(Protocol):
         """What the result keeps of the copies: arrays (K, ...), or lists of them."""
         ...
 
-    def account(self, steps: int) -> tuple[Row, str]:
-        """What the result says of all steps: fields of arrays (K,), and words for the message."""
+    def account(self, steps: int) -> Row:
+        """What the result says of all steps: fields of arrays (K,)."""
         ...
 
 
@@ -101,7 +101,7 @@ class Stepped:
     def outcome(self, stopped: tuple[BaseException, float] | None = None) -> Row:
         """How it has ended."""
         status, message = (0, REASONS[0]) if stopped is None else (-1, stopped_by(stopped[0]))
-        fields, words = self._stepper.account(self._steps)
+        fields = self._stepper.account(self._steps)
         each = np.full(self._stepper.copies, status)
         fields |= {
             "status": each,
@@ -109,7 +109,7 @@ class Stepped:
             "end_times": np.full(each.shape, self._now),
         }
         own = {name: self._own(values) for name, values in fields.items()}
-        return own | {"message": message + words}
+        return own | {"message": message}
 
     def reached(self) -> tuple[float, Row]:
         """The time of the last step, and the row there."""

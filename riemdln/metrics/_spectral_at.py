@@ -23,6 +23,7 @@ from riemdln._arrays import (
     diagonal_matrix,
     everywhere,
     finite,
+    floating_array,
     largest,
     least,
     like,
@@ -34,7 +35,7 @@ from riemdln._arrays import (
 from riemdln._frame import Blocks, Frame
 from riemdln._memory import same_array
 from riemdln.kernels import Kernel, filled
-from riemdln.metrics._at import MetricAt, fitting_stack
+from riemdln.metrics._at import MetricAt
 from riemdln.metrics._variation import Variation, left_variation
 
 __all__ = ["DenseAt", "FrameAt", "SpectralAt"]
@@ -438,11 +439,18 @@ class DenseAt(SpectralAt):
 
     def inner(self, X: Array, Y: Array) -> Array:
         """The inner product; the blocks of X are remembered, as solvers ask for its norm first."""
-        Y = X if Y is X else fitting_stack(Y, X)
         known, x, covector = self._known
         if not same_array(known, X):
             x = self.split("X", X)
             covector = self.on_blocks.flat(x)
             if type(X) is np.ndarray:
                 self._known = X.copy(), x, covector
-        return self.on_blocks.pair(covector, x if Y is X else self.split("Y", Y))
+        y = x if Y is X else self.split("Y", _fitting_stack(Y, X))
+        return self.on_blocks.pair(covector, y)
+
+
+def _fitting_stack(Y: Array, X: Array) -> Array:
+    """The vector Y, if it goes with X where both are stacks of matrices."""
+    if getattr(X, "shape", None) == getattr(Y, "shape", None):
+        return Y
+    return matching_matrix("Y", Y, "X", floating_array("X", X))
