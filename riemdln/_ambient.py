@@ -34,9 +34,15 @@ def ambient_matrix(name: str, value: Any, shape: tuple[int, int]) -> Ambient:
 
     Raises
     ------
-    ValueError
-        If it has another shape, or entries that are not finite.
+    TypeError, ValueError
+        If it has another shape, or entries that are not finite; or if it is a gradient of factors.
     """
+    if is_triple(value, 2, 1, 2):
+        raise TypeError(
+            f"{name} must be an m x n matrix (an array, a sparse array, a LinearOperator or a "
+            "triple (U, S, V) that stands for U S V^T), got the gradients of the factors u, s and "
+            "vt, as autodiff gives them: give the problem a euclidean_gradient of its own"
+        )
     if is_triple(value, 2, 2, 2):
         U, S, V = (finite_array(f"{name}[{j}]", factor) for j, factor in enumerate(value))
         if not all(a.shape[1] == b.shape[0] for a, b in pairwise((U, S, V.T))):

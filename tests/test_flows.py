@@ -1098,6 +1098,40 @@ def test_an_interruption_at_any_gradient_leaves_what_is_on_the_path(method):
     assert len(np.unique(reached)) > 5
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, None])
+@pytest.mark.parametrize("method", ["DOP853", "BDF", "CVODE"])
+@pytest.mark.parametrize("is_network", [False, True])
+def test_a_gradient_that_ends_for_good_leaves_the_last_point(is_network, method, error):
+    if method == "CVODE":
+        pytest.importorskip("sksundae", reason="CVODE needs scikit-sundae: the extra stiff")
+    manifold, start, left = FullRank(1, 1, DeepLinearMetric(2)), np.array([[0.1]]), [40]
+
+    def gradient(W):
+        left[0] -= 1
+        if left[0] >= 0:
+            return W - 3
+        if error is None:
+            return np.array([[np.nan]])
+        raise error
+
+    problem = pymanopt.Problem(
+        manifold,
+        pymanopt.function.numpy(manifold)(lambda W: (W.item() - 3) ** 2 / 2),
+        euclidean_gradient=pymanopt.function.numpy(manifold)(gradient),
+    )
+    run, where = (network_flow, balanced_layers(start, 2)) if is_network else (gradient_flow, start)
+    with pytest.raises(error or FlowError) as info:
+        run(problem, where, [0, 9], method=method)
+    flow = info.value.result
+    assert len(flow.times) == 2
+    assert 0 < flow.times[-1] < 9
+    exact = 3 / (1 + (3 / 0.1 - 1) * np.exp(-6 * flow.times[-1]))
+    np.testing.assert_allclose(flow.points[-1], exact, rtol=1e-4)
+    assert flow.costs[-1] == (flow.points[-1].item() - 3) ** 2 / 2
+    assert np.isfinite(flow.gradient_norms[0])
+    assert np.isnan(flow.gradient_norms[-1])
+
+
 def test_an_interrupted_network_goes_on_from_its_last_layers():
     layers = random_layers([3, 4, 2], scale=0.3, rng=0)
     problem = half_square(Euclidean(2, 3), np.array([[2.0, 1.0, 0.0], [0.0, -1.0, 1.0]]))

@@ -11,7 +11,14 @@ import pytest
 import scipy.integrate
 from pymanopt.manifolds import Euclidean
 
-from riemdln import balanced_layers, end_to_end, network_flow
+from riemdln import (
+    DeepLinearMetric,
+    FixedRank,
+    balanced_layers,
+    end_to_end,
+    network_flow,
+    random_layers,
+)
 
 
 def distance(target):
@@ -219,3 +226,16 @@ def test_a_wide_layer_leaves_rounding_errors_of_the_largest():
     flow = network_flow(distance(np.eye(2)), [S @ R.T, R @ S.T], [0, 1.0])
     assert flow.singular_value_errors.min() > 1e-17  # where s_2 is 1e-20
     assert "are noise" in flow.message
+
+
+def test_gradients_of_factors_are_refused_on_fixed_rank():
+    manifold = FixedRank(4, 3, 2, DeepLinearMetric(2))
+
+    @pymanopt.function.autograd(manifold)
+    def cost(u, s, vt):
+        return anp.sum((u * s @ vt) ** 2) / 2
+
+    with pytest.raises(
+        TypeError, match=r"euclidean_gradient must be an m x n matrix .* of its own"
+    ):
+        network_flow(pymanopt.Problem(manifold, cost), random_layers([3, 2, 4], rng=0), [0, 1])

@@ -35,7 +35,8 @@ class Flow:
     costs : array (T,)
         The costs.
     gradient_norms : array (T,)
-        The norms of the Riemannian gradients.
+        The norms of the Riemannian gradients. Where the gradient has ended the
+        flow, and cannot be evaluated any more, the last one is NaN.
     singular_values : array (T, r) or None
         The singular values of points that are matrices, to relative accuracy where the metric
         keeps the rank (see `gradient_flow`), and None where points are no matrices.

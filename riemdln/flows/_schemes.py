@@ -23,8 +23,8 @@ __all__ = ["SCHEMES", "Equation", "Metropolis", "Scheme"]
 
 Vector = NDArray[np.floating[Any]]
 
-# A proposal with entries beyond this is not worth a look.
-_FAR = 1e75
+# A proposal with entries beyond this is not worth a look: products with its cometric overflow.
+_FAR = 1e50
 
 # After so many steps of which none was accepted a run is over.
 _PATIENCE = 100
@@ -252,11 +252,11 @@ class Metropolis(Scheme):
         here = self._here
         gaussian = self._gaussian()
         proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
-        outside = _is_far(proposals)
+        outside = _are_far(proposals)
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
         at = equation.diffusion.at(proposals)
-        far = _is_far(at.points)
+        far = _are_far(at.points)
         if far.any():  # powers of states that are not
             proposals = np.where(far[:, None, None], here.states, proposals)
             at, outside = equation.diffusion.at(proposals), outside | far
@@ -307,9 +307,10 @@ class _Seen(NamedTuple):
         )
 
 
-def _is_far(matrices: Vector) -> Any:
-    """Which matrices have entries out of the range of the squares of numbers."""
-    return ~(np.abs(matrices).max(axis=(-2, -1)) < _FAR)
+def _are_far(matrices: Vector) -> Any:
+    """Which of some matrices have entries that are too large, or NaN."""
+    with np.errstate(invalid="ignore"):
+        return ~(np.abs(matrices).max(axis=(-2, -1)) < _FAR)
 
 
 def _runge_kutta(field: Callable[[Vector], Vector], states: Vector) -> Vector:
