@@ -47,6 +47,8 @@ add_function_parentheses = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # types and shapes stand in the docstrings
 autosummary_generate = True
+# Some file systems do not tell the pages of riemdln.Sample and riemdln.sample apart.
+autosummary_filename_map = {"riemdln.Sample": "riemdln.Sample-class"}
 # A class shows its methods once, below its docstring; numpydoc's tables leave out inherited ones.
 numpydoc_show_class_members = False
 smartquotes = False  # W'' is a second derivative
