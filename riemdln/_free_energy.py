@@ -58,7 +58,7 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
     Where singular values are zero, F has no gradient: asking for it there raises an error in
     pymanopt's manifolds and makes flows shorten their steps. F itself is infinite where two
     singular values are zero, and at infinite depth where one is. Where one is zero at a finite
-    depth F has an edge like that of -|x|^{2/N} at 0, over which an optimizer may step.
+    depth F has an edge there, as the power 2 / N of its size, over which an optimizer may step.
 
     The entropy is asked at a matrix, in which singular values have the rounding errors of the
     largest one. Its pull on those that are smaller is lost, also in flows, which hold them to
