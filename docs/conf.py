@@ -73,6 +73,8 @@ sphinx_gallery_conf = {
             "plot_free_energy.py",
             "plot_matrix_completion.py",
             "plot_ratings.py",
+            "plot_brownian_motion.py",
+            "plot_equilibrium.py",
             "plot_solvers.py",
             "plot_own_metric.py",
         ]

@@ -15,10 +15,14 @@ from riemdln.flows import (
     FlowError,
     LangevinFlow,
     NetworkFlow,
+    NetworkLangevinFlow,
+    Sample,
     gradient_flow,
     langevin_flow,
     load_flow,
     network_flow,
+    network_langevin_flow,
+    sample,
 )
 from riemdln.geodesics import GeodesicError
 from riemdln.line_search import FixedStep
@@ -49,7 +53,9 @@ __all__ = [
     "Metric",
     "MetricAt",
     "NetworkFlow",
+    "NetworkLangevinFlow",
     "PositiveDefinite",
+    "Sample",
     "SpectralMetric",
     "balanced_layers",
     "checks",
@@ -64,7 +70,9 @@ __all__ = [
     "layer_gradients",
     "load_flow",
     "network_flow",
+    "network_langevin_flow",
     "random_layers",
     "retractions",
+    "sample",
     "transports",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from riemdln._arrays import NotFiniteError, finite_array, is_triple
+from riemdln._arrays import finite_array, is_triple
 
 __all__ = ["OrthogonalPart", "ambient_matrix"]
 
@@ -34,17 +34,24 @@ def ambient_matrix(name: str, value: Any, shape: tuple[int, int]) -> Ambient:
 
     Raises
     ------
-    ValueError
-        If it has another shape, or entries that are not finite.
+    TypeError, ValueError
+        If it has another shape, or entries that are not finite; or if it is a gradient of factors.
     """
+    if is_triple(value, 2, 1, 2):
+        raise TypeError(
+            f"{name} must be an m x n matrix (an array, a sparse array, a LinearOperator or a "
+            "triple (U, S, V) that stands for U S V^T), got the gradients of the factors u, s and "
+            "vt, as autodiff gives them: give the problem a euclidean_gradient of its own"
+        )
     if is_triple(value, 2, 2, 2):
         U, S, V = (finite_array(f"{name}[{j}]", factor) for j, factor in enumerate(value))
         if not all(a.shape[1] == b.shape[0] for a, b in pairwise((U, S, V.T))):
             raise ValueError(f"{name} must be factors (U, S, V) of a product U S V^T")
         value = aslinearoperator(U) @ aslinearoperator(S) @ aslinearoperator(V.T)
     elif issparse(value):
-        if not np.isfinite(value.data).all():  # type: ignore[attr-defined]
-            raise NotFiniteError(f"{name} must be finite, but it contains NaN or infinity")
+        # Not every format has its entries in one array.
+        value = value.tocsr()  # type: ignore[attr-defined]
+        finite_array(name, value.data)
     elif not isinstance(value, LinearOperator):
         value = finite_array(name, value)
     if value.shape != shape:

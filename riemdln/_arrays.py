@@ -247,12 +247,17 @@ def floating_arrays(**values: Any) -> list[Array]:
     return [like(first, values[n]) if a is None else a for n, a in arrays.items()]
 
 
+def is_finite(array: Array) -> bool:
+    """Whether an array has neither NaN nor infinity, as far as that is known yet."""
+    # A product tells of NaN and infinity at the least cost, unless it overflows.
+    if type(array) is np.ndarray and math.isfinite(np.vdot(array, array)):
+        return True
+    return everywhere(namespace(array).isfinite(array), otherwise=True)
+
+
 def finite(name: str, value: Array) -> Array:
     """The array itself, if it has neither NaN nor infinity."""
-    # A product tells of NaN and infinity at the least cost, unless it overflows.
-    if type(value) is np.ndarray and math.isfinite(np.vdot(value, value)):
-        return value
-    if not everywhere(namespace(value).isfinite(value), otherwise=True):
+    if not is_finite(value):
         raise NotFiniteError(f"{name} must be finite, but it contains NaN or infinity")
     return value
 

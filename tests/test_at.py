@@ -14,7 +14,8 @@ from riemdln import (
     Metric,
     SpectralMetric,
 )
-from riemdln.kernels import Kernel
+from riemdln._frame import singular_frame
+from riemdln.kernels import FunctionKernel, Kernel
 from riemdln.manifolds import FixedRankPoint
 from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
 
@@ -589,8 +590,17 @@ def test_spectral_metrics_are_not_overridden():
 def test_ranks_are_checked(rank):
     with pytest.raises(ValueError, match="^rank must be"):
         DeepLinearMetric(2).at(np.eye(2, 3), rank=rank)
-    with pytest.raises(ValueError, match="^rank must be None"):
-        KroneckerMetric(np.eye(2), np.eye(3)).at(np.eye(2, 3), rank=1)
+    for metric in (KroneckerMetric(np.eye(2), np.eye(3)), Own()):
+        with pytest.raises(ValueError, match="^rank must be None"):
+            metric.at(np.eye(2, 3), rank=1)
+
+
+def test_blocks_add_as_their_matrices_do(rng):
+    frame = singular_frame(rng.standard_normal((5, 4))).at_rank(2)
+    P, Q = rng.standard_normal((2, 5, 4))
+    total, expected = frame.split(P) - 2.0 * frame.split(Q) / 3.0, frame.split(P - 2 * Q / 3)
+    for block in ("Up", "M", "Vp", "rest"):
+        np.testing.assert_allclose(getattr(total, block), getattr(expected, block), atol=1e-13)
 
 
 def test_a_rank_is_that_of_the_nearest_matrix():
@@ -622,6 +632,14 @@ def test_kronecker_factors_may_be_large_or_small():
     np.testing.assert_allclose(metric.sharp(identity, P), 1e100 * identity, rtol=1e-12)
 
 
+def test_inner_sees_changes_in_place():
+    at, X, Y = DeepLinearMetric(2).at(np.diag([1.0, 2.0])), np.eye(2), np.ones((2, 2))
+    before = at.inner(X, Y)
+    X *= 3
+    assert at.inner(X, Y) == pytest.approx(3 * before)
+    assert at.inner(X, X) == pytest.approx(9 * (1 / 2 + 1 / 4))
+
+
 def test_vectors_of_ones_own_metric_are_checked():
     W, P = np.eye(2), np.ones((2, 2))
     for bad in (np.ma.masked_array(P, mask=np.eye(2)), 1j * P, np.nan * P):
@@ -630,3 +648,46 @@ def test_vectors_of_ones_own_metric_are_checked():
     assert Own().inner(W.tolist(), P.tolist(), P.tolist()) == Own().inner(W, P, P)
     with pytest.raises(ValueError, match="^Z must have the shape of W"):
         Own().flat(np.stack([W, W]), np.ones((1, 2)))
+
+
+@pytest.mark.parametrize("stack", [(), (2,)])
+@pytest.mark.parametrize("name", METRICS)
+def test_what_is_wrong_with_a_vector_is_said_under_its_name(rng, name, stack):
+    W, good = rng.standard_normal((2, *stack, 3, 3))
+    at = METRICS[name](3, 3).at(W)
+    for method, names in (
+        ("inner", ("X", "Y")),
+        ("christoffel", ("X", "Y")),
+        ("hessian", ("euclidean_gradient", "euclidean_hessian", "tangent_vector")),
+    ):
+        for j, vector in enumerate(names):
+            for bad, message in ((np.nan * good, "be finite"), (np.ones((3, 2)), "have .*shape")):
+                vectors = [good] * len(names)
+                vectors[j] = bad
+                with pytest.raises(ValueError, match=f"^{vector} must {message}"):
+                    getattr(at, method)(*vectors)
+
+
+@pytest.mark.parametrize(("m", "n"), [(4, 4), (3, 5), (5, 3)])
+@pytest.mark.parametrize("values", [[1.0, 1.0003, 0.0], [2.0, 0.5, 0.5], [0.0, 0.0, 0.7]])
+def test_derivatives_of_a_polynomial_cometric_at_every_rank(rng, m, n, values):
+    # A(P) = P + (W W^T)^3 P + P (W^T W)^3, which no direction freezes.
+    def difference(a, b, t):
+        return a**4 + a**2 * b**2 + b**4 + 0.0 * t
+
+    kernel = FunctionKernel(lambda s, t: 1 + s**6 + t**6, difference, symmetric=True)
+    metric, s = SpectralMetric(kernel), np.array([*values, 0.9][: min(m, n)])
+    X, P, Q = rng.standard_normal((3, m, n))
+
+    def power_derivative(S, dS):
+        return dS @ S @ S + S @ dS @ S + S @ S @ dS
+
+    # Of a diagonal matrix the singular values that are zero come out as zero, not as rounding.
+    for W in (random_matrix(rng, m, n, s), np.eye(m, len(s)) * s @ np.eye(len(s), n)):
+        along = power_derivative(W @ W.T, X @ W.T + W @ X.T) @ P
+        along = along + P @ power_derivative(W.T @ W, X.T @ W + W.T @ X)
+        np.testing.assert_allclose(metric.sharp_derivative(W, X, P), along, atol=1e-10)
+        left = power_derivative(W @ W.T, P @ Q.T + Q @ P.T) @ W
+        right = W @ power_derivative(W.T @ W, P.T @ Q + Q.T @ P)
+        adjoint = metric.sharp_derivative_adjoint(W, P, Q)
+        np.testing.assert_allclose(adjoint, left + right, atol=1e-10)

@@ -176,6 +176,9 @@ def test_takes_a_point_and_a_vector_and_draws_itself(rng):
     assert axes.get_xlabel() == "step size"
     assert len(axes.lines) == 2
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), check.step_sizes)
+    # The line of slope 2 meets the errors at the longest step, where they are no rounding errors.
+    line = check.errors[-1] * (check.step_sizes / check.step_sizes[-1]) ** 2
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), line, rtol=1e-12)
     with pytest.raises(ValueError, match="^point must be given"):
         check_gradient(problem, None, X)
 

@@ -123,6 +123,9 @@ def test_the_spectral_point_fits_in_the_sense_of_least_squares(rng):
     # One row of entries is of rank one.
     with pytest.raises(ValueError, match="^k must be at most the rank of the observed entries"):
         MatrixCompletion(entries([1.0, 2.0], [1, 1], [0, 2])).spectral_point(2)
+    whole = coo_array(rng.standard_normal((8, 2)) @ rng.standard_normal((2, 6)))
+    with pytest.raises(ValueError, match="^k must be at most the rank of the observed entries"):
+        MatrixCompletion(whole).spectral_point(3)
 
 
 def test_the_spectral_point_is_the_best_approximation(rng):

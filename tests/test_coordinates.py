@@ -468,9 +468,12 @@ def test_full_rank_refuses_what_is_no_point(point, message, depth):
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_products_refuse_stacks(depth):
-    manifold = Product([Sphere(2), FullRank(5, 4, DeepLinearMetric(depth))])
-    with pytest.raises(ValueError, match=r"^x\[1\] must be a single point, got a stack \(3,\)"):
-        coordinates_around(manifold, [np.array([0.6, 0.8]), np.ones((3, 5, 4))], "x")
+    one = Sphere(2), np.array([0.6, 0.8])
+    other = FullRank(5, 4, DeepLinearMetric(depth)), np.ones((3, 5, 4))
+    for j, factors in enumerate([(other, one), (one, other)]):
+        manifolds, points = zip(*factors, strict=True)
+        with pytest.raises(ValueError, match=rf"^x\[{j}\] must be a single point, got a stack"):
+            coordinates_around(Product(manifolds), points, "x")
 
 
 def test_refuses_velocities_that_are_not_those_of_real_entries():

@@ -354,6 +354,20 @@ def test_a_metric_at_a_point_is_not_differentiated():
             ask()
 
 
+def test_second_derivatives_of_a_stack_know_each_direction_alone(rng):
+    metric = DeepLinearMetric(3)
+    W, X, P = rng.standard_normal((3, 2, 3, 3))
+    X[1] *= 1e-9
+
+    def gradient(W, X, P):
+        return autograd.grad(lambda V: metric.sharp_derivative(V, X, P).sum())(W)
+
+    stacked = gradient(W, X, P)
+    for k in range(2):
+        alone = gradient(W[k], X[k], P[k])
+        np.testing.assert_allclose(stacked[k], alone, atol=1e-9 * np.abs(alone).max())
+
+
 def test_second_derivatives_warn_where_they_lose_digits(rng):
     W = random_matrix(rng, 2, 2, [1.0, 1e-9])
     with pytest.warns(RuntimeWarning, match="lose as many digits as the condition number"):

@@ -222,13 +222,16 @@ def test_whether_noise_changes_the_sign_of_a_determinant(metric, changes):
     assert metric.changes_determinant_sign is changes
 
 
-def test_noise_that_does_not_cover_rounding_errors():
-    """At infinite depth noise is proportional to a singular value, at depth 2 to its root."""
-    W = np.array([np.diag([1.0, 1e-20]), np.diag([1.0, 1e-10])])
-    lost, kept = DeepLinearMetric(math.inf).at(W).relative_noise_at_rounding()
-    assert lost == pytest.approx(1.0)
-    assert kept == math.inf
-    level = 2 * np.finfo(float).eps
-    lost, kept = DeepLinearMetric(2).at(W).relative_noise_at_rounding()
-    assert lost == pytest.approx(math.sqrt(2 / level))
-    assert kept == math.inf
+def test_what_entries_hold_of_the_least_singular_value():
+    """At infinite depth its noise is in proportion to it, at depth 2 to its root."""
+    W = np.array([np.diag([1.0, 1e-20]), np.diag([1.0, 1e-10]), np.diag([1.0, 0.1])])
+    infinite, two = DeepLinearMetric(math.inf).at(W), DeepLinearMetric(2).at(W)
+    for at in (infinite, two):
+        assert at.holds(0.0).tolist() == [False, True, True]
+    # Noise of variance v moves it by v theta(1, s) = v / (2 ln(1 / s)), to the second order.
+    assert infinite.holds(1e-2).tolist() == [False, False, True]
+    assert infinite.holds(1e-12).tolist() == [False, True, True]
+    assert infinite.holds(0.5).tolist() == [False, False, False]
+    assert two.holds(1e-2).tolist() == [True, True, True]
+    assert Own().at(W[0]).holds(0.1)
+    assert RootDiffusion(3).at(W).holds(0.1).all()

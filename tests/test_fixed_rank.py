@@ -12,7 +12,7 @@ import scipy.integrate
 import scipy.linalg
 from pymanopt.manifolds import FixedRankEmbedded
 from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
-from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse import csr_array, csr_matrix, dok_array, lil_array
 from scipy.sparse.linalg import aslinearoperator
 
 from riemdln import (
@@ -53,6 +53,8 @@ def quartic(manifold, target, *, form="array"):
         "array": lambda Z: Z,
         "sparse": csr_array,
         "sparse matrix": csr_matrix,
+        "lists": lil_array,
+        "keys": dok_array,
         "operator": aslinearoperator,
         "low rank": lambda Z: (Z, np.eye(Z.shape[1]), np.eye(Z.shape[1])),
     }
@@ -109,7 +111,9 @@ def test_the_metric_is_the_inverse_of_the_dense_cometric(rng, m, n, k, depth):
     np.testing.assert_allclose(ambient(point, there_and_back), ambient(point, X), atol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["array", "sparse", "sparse matrix", "operator", "low rank"])
+@pytest.mark.parametrize(
+    "form", ["array", "sparse", "sparse matrix", "lists", "keys", "operator", "low rank"]
+)
 def test_all_forms_of_ambient_gradients_agree(rng, form):
     manifold = FixedRank(6, 5, 2, DeepLinearMetric(3), rng=rng)
     target = rng.standard_normal((6, 5))
@@ -784,7 +788,8 @@ def test_bad_points_and_vectors_are_named(rng):
     for bad, message in (
         (np.ones((4, 5)), r"^euclidean_gradient must have shape \(5, 4\), got \(4, 5\)"),
         (np.full((5, 4), np.nan), "^euclidean_gradient must be finite"),
-        (csr_array(np.full((5, 4), np.inf)), "^euclidean_gradient must be finite"),
+        (csr_array(np.diag([1.0, np.inf, 1, 1, 1])[:, :4]), "^euclidean_gradient must be finite"),
+        (csr_array(np.full((5, 4), 1j)), "^euclidean_gradient must be real"),
         ((point.u, np.eye(3), np.ones((4, 3))), r"^euclidean_gradient must be factors"),
         ((point.u, np.ones(3), point.vt), "^euclidean_gradient must be an m x n matrix or factors"),
     ):

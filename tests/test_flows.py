@@ -1,5 +1,6 @@
 import pickle
 import re
+from dataclasses import fields
 from functools import partialmethod
 from itertools import pairwise
 
@@ -47,6 +48,7 @@ from riemdln import (
     end_to_end,
     gradient_flow,
     imbalance,
+    load_flow,
     network_flow,
     random_layers,
 )
@@ -567,6 +569,23 @@ def test_counts_the_gradients_of_an_interrupted_flow():
     assert info.value.result.nfev == 50
 
 
+def test_a_tolerance_that_is_met_exactly_is_met():
+    problem = problem_on(Euclidean(1, 1), 0.0, 2)  # of gradient norm 1 at the start
+    with pytest.warns(UserWarning, match="reached the gradient tolerance at the first time"):
+        flow = gradient_flow(problem, [[1.0]], [0, 1], gradient_tolerance=1.0)
+    assert (flow.status, flow.success, flow.end_times, len(flow.times)) == (1, False, 0.0, 1)
+
+
+def test_a_flow_that_is_interrupted_at_its_start_has_reached_the_start_once():
+    def stop(*state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as info:
+        gradient_flow(problem_on(Euclidean(2, 2), 0.0), np.eye(2), [0, 1], stop=stop)
+    np.testing.assert_array_equal(info.value.result.times, [0.0])
+    assert info.value.result.points.shape == (1, 2, 2)
+
+
 def ending_at_a_half(manifold, what, value=np.nan):
     """Half the square of w, with NaN or infinity in the cost or its gradient from w = 1/2 on."""
 
@@ -1079,6 +1098,40 @@ def test_an_interruption_at_any_gradient_leaves_what_is_on_the_path(method):
     assert len(np.unique(reached)) > 5
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, None])
+@pytest.mark.parametrize("method", ["DOP853", "BDF", "CVODE"])
+@pytest.mark.parametrize("is_network", [False, True])
+def test_a_gradient_that_ends_for_good_leaves_the_last_point(is_network, method, error):
+    if method == "CVODE":
+        pytest.importorskip("sksundae", reason="CVODE needs scikit-sundae: the extra stiff")
+    manifold, start, left = FullRank(1, 1, DeepLinearMetric(2)), np.array([[0.1]]), [40]
+
+    def gradient(W):
+        left[0] -= 1
+        if left[0] >= 0:
+            return W - 3
+        if error is None:
+            return np.array([[np.nan]])
+        raise error
+
+    problem = pymanopt.Problem(
+        manifold,
+        pymanopt.function.numpy(manifold)(lambda W: (W.item() - 3) ** 2 / 2),
+        euclidean_gradient=pymanopt.function.numpy(manifold)(gradient),
+    )
+    run, where = (network_flow, balanced_layers(start, 2)) if is_network else (gradient_flow, start)
+    with pytest.raises(error or FlowError) as info:
+        run(problem, where, [0, 9], method=method)
+    flow = info.value.result
+    assert len(flow.times) == 2
+    assert 0 < flow.times[-1] < 9
+    exact = 3 / (1 + (3 / 0.1 - 1) * np.exp(-6 * flow.times[-1]))
+    np.testing.assert_allclose(flow.points[-1], exact, rtol=1e-4)
+    assert flow.costs[-1] == (flow.points[-1].item() - 3) ** 2 / 2
+    assert np.isfinite(flow.gradient_norms[0])
+    assert np.isnan(flow.gradient_norms[-1])
+
+
 def test_an_interrupted_network_goes_on_from_its_last_layers():
     layers = random_layers([3, 4, 2], scale=0.3, rng=0)
     problem = half_square(Euclidean(2, 3), np.array([[2.0, 1.0, 0.0], [0.0, -1.0, 1.0]]))
@@ -1130,6 +1183,92 @@ def test_results_survive_being_saved():
         assert (again.status, again.message, again.nfev) == (flow.status, flow.message, flow.nfev)
 
 
+def flows_of_every_form():
+    """Flows with points that are arrays, triples, stacks of triples and lists; networks."""
+    metric, rng = DeepLinearMetric(2), np.random.default_rng(0)
+    fixed, full, I = FixedRank(3, 2, 1, metric, rng=0), FullRank(2, 2, metric), np.eye(2)
+    target, product = rng.standard_normal((3, 2)), Product([fixed, Sphere(3)])
+
+    @pymanopt.function.numpy(fixed)
+    def low_cost(u, s, vt):
+        return np.sum((u * s @ vt - target) ** 2) / 2
+
+    @pymanopt.function.numpy(fixed)
+    def low_gradient(u, s, vt):
+        return u * s @ vt - target
+
+    @pymanopt.function.autograd(product)
+    def product_cost(u, s, vt, x):
+        return anp.sum((u * s @ vt) ** 2) + x[0]
+
+    square = half_square(full, np.diag([2.0, 3.0]))
+    low = pymanopt.Problem(fixed, low_cost, euclidean_gradient=low_gradient)
+    pair = np.stack([I, I]), np.array([[1.0, 0.5], [2.0, 1e-20]]), np.stack([I, -I])
+    on_product = [fixed.random_point(), np.array([0.6, 0.8, 0.0])]
+    yield gradient_flow(square, [[1.0, 0.3], [0.0, 0.5]], [0, 0.1, 5], cost_tolerance=1.0)
+    yield gradient_flow(square, (I, np.array([1.0, 1e-20]), I), [0, 0.1])
+    yield gradient_flow(square, [I, 2 * I, I + 0.1], [0, 0.1])
+    yield gradient_flow(square, pair, [0, 0.1])
+    yield gradient_flow(low, fixed.random_point(), [0, 0.1])
+    yield gradient_flow(pymanopt.Problem(product, product_cost), on_product, [0, 0.1])
+    yield network_flow(square, balanced_layers(2 * I, 3), [0, 0.1])
+    yield network_flow(low, random_layers([2, 1, 3], scale=1.0, rng=0), [0, 0.1])
+
+
+def assert_identical(a, b):
+    """Assert that two values, and all that they hold, agree in their types and to the last bit."""
+    assert type(a) is type(b)
+    if isinstance(a, (list, tuple)):
+        for part, other in zip(a, b, strict=True):
+            assert_identical(part, other)
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    else:
+        assert a == b
+
+
+def test_files_keep_flows_of_every_form(tmp_path):
+    for j, flow in enumerate(flows_of_every_form()):
+        path = tmp_path / f"{j} of a name without an ending"
+        flow.save(path)
+        again = load_flow(path)
+        assert type(again) is type(flow)
+        for field in fields(flow):
+            assert_identical(getattr(again, field.name), getattr(flow, field.name))
+
+
+def test_refuses_files_that_hold_no_flow(tmp_path):
+    path = tmp_path / "flow.npz"
+    with pytest.raises(FileNotFoundError):
+        load_flow(path)
+    gradient_flow(half_square(Euclidean(2, 2)), np.eye(2), [0, 0.1]).save(path)
+    whole = path.read_bytes()
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    header = str(arrays["header"])
+    assert header.count("riemdln flow 1") == 1
+
+    def holding(**arrays):
+        np.savez(path, **arrays)
+        return path.read_bytes()
+
+    without_header = {name: array for name, array in arrays.items() if name != "header"}
+    later = np.array(header.replace("riemdln flow 1", "riemdln flow 2"))
+    for bad in (
+        b"",
+        b"a text",
+        whole[: len(whole) // 2],
+        holding(**without_header),
+        holding(**{**arrays, "header": later}),
+        holding(header=arrays["header"]),
+        holding(**{**arrays, "header": np.array("[]")}),
+    ):
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match="^path must be a file that Flow.save has written"):
+            load_flow(path)
+
+
 def test_refuses_options_that_a_method_has_not():
     problem = problem_on(Euclidean(1, 1), 0.0)
     for method, option in (("DOP853", "tolerance"), ("RK45", "jac"), ("BDF", "min_step")):
@@ -1138,8 +1277,9 @@ def test_refuses_options_that_a_method_has_not():
 
 
 def test_refuses_times_that_numbers_do_not_tell_apart():
-    with pytest.raises(ValueError, match="^times must span more than 2e.06"):
-        gradient_flow(problem_on(Euclidean(1, 1), 0.0), [[1.0]], [1e16, 1e16 + 20])
+    for span in (20, 1e6):
+        with pytest.raises(ValueError, match="^times must span more than 2e.06"):
+            gradient_flow(problem_on(Euclidean(1, 1), 0.0), [[1.0]], [1e16, 1e16 + span])
 
 
 @pytest.mark.parametrize("value", [None, "1.5", np.ones(2), 1.0 + 1j])

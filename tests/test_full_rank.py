@@ -10,8 +10,10 @@ from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 
 from riemdln import (
     DeepLinearMetric,
+    FixedRank,
     FixedStep,
     FullRank,
+    PositiveDefinite,
     SpectralMetric,
     balanced_layers,
     end_to_end,
@@ -150,6 +152,29 @@ def test_random_points_and_vectors_have_a_seed(rng):
     assert X.shape == (3, 4)
     assert ours.norm(W, X) == pytest.approx(1.0)
     assert np.linalg.matrix_rank(W) == 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rng: FullRank(3, 3, DeepLinearMetric(2), rng=rng),
+        lambda rng: PositiveDefinite(3, DeepLinearMetric(2), rng=rng),
+        lambda rng: FixedRank(4, 3, 2, DeepLinearMetric(2), rng=rng),
+    ],
+    ids=["full_rank", "positive_definite", "fixed_rank"],
+)
+def test_random_points_of_another_source_leave_the_manifolds_own_alone(make):
+    manifold = make(7)
+    for points in zip(
+        [*manifold.random_point(5)],
+        [*manifold.random_point(np.random.default_rng(5))],
+        [*make(5).random_point()],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(points[0], points[1])
+        np.testing.assert_array_equal(points[0], points[2])
+    for untouched, part in zip(make(7).random_point(), manifold.random_point(), strict=True):
+        np.testing.assert_array_equal(untouched, part)
 
 
 @pytest.mark.parametrize("depth", [2, 2.5, math.inf])

@@ -400,6 +400,14 @@ def test_rows_at_great_depth(depth):
     np.testing.assert_allclose(manifold.pair_mean(a, b), [[middle, 0]], rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("turn", [1e-8, 1e-13])
+def test_rows_that_are_nearly_in_line_turn_the_right_way(turn):
+    a = np.array([[1.0, 2.0, -1.0]])
+    b = 2 * a + turn * np.array([[1.0, -1.0, -1.0]])
+    path = geodesic_between(DeepLinearMetric(3), a, b, [0.0, 1.0])
+    np.testing.assert_allclose(path.points[1], b, rtol=0, atol=1e-14)
+
+
 def test_a_long_row_needs_no_square_matrix():
     w = np.zeros((1, 100_000))
     w[0, 0] = 1.0
@@ -409,6 +417,8 @@ def test_a_long_row_needs_no_square_matrix():
 def test_frozen_velocities_lead_nowhere():
     manifold, W = FullRank(2, 2, DeepLinearMetric(10)), np.diag([1.0, 1e-9])
     np.testing.assert_array_equal(manifold.exp(W, np.diag([0.0, 1e-9])), W)
+    path = geodesic(manifold.metric, W, np.diag([0.0, 1e-9]), [0.0, 1.0])
+    np.testing.assert_array_equal(path.velocities, np.zeros((2, 2, 2)))
 
 
 @pytest.mark.parametrize("retraction", ["linear", "second_order", "polar", "network"])

@@ -132,6 +132,14 @@ def test_divided_differences_in_high_precision(b, gap, ratio, depth):
         assert relative_error(value, exact) < 1e-11
 
 
+@pytest.mark.parametrize("depth", [1.5, 3, 64, math.inf])
+@pytest.mark.parametrize("ratio", [1 / 1.02, 1.02, 1.2, 3.0])
+def test_derivatives_keep_their_digits_near_the_second_argument(ratio, depth):
+    one, t = np.float64(1.0), np.float64(ratio)
+    value = DeepLinearKernel(depth).divided_difference(one, one, t)
+    assert relative_error(value, exact_difference(one, one, t, depth)) < 1e-13
+
+
 @pytest.mark.parametrize("depth", [1.5, 2, 3, 8, math.inf])
 def test_divided_differences_from_zero(depth):
     s, t = np.array([1e-20, 1e-3, 1.0, 50.0]), 2.0

@@ -225,7 +225,7 @@ def test_at_the_zero_matrix_everything_is_frozen():
 
 def test_a_long_row_neither_overflows_nor_underflows():
     metric = DeepLinearMetric(2)
-    for scale in (1e-200, 1e200):
+    for scale in (1e-200, 1e-160, 1e200):
         w = scale * np.array([[3.0, 4.0]])
         np.testing.assert_allclose(metric.sharp(w, w / scale), 2 * 5 * w, rtol=1e-14)
 
@@ -416,6 +416,9 @@ def test_refuses_infinite_depth_on_matrices_that_are_not_square():
 def test_refuses_a_kernel_that_is_no_function():
     with pytest.raises(TypeError, match="^kernel must be a kernel, a function"):
         SpectralMetric("s + t")
+    for zero in (0, 0.0):
+        with pytest.raises(ValueError, match="^kernel must be positive"):
+            SpectralMetric(zero)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from riemdln import (
     SpectralMetric,
     gradient_flow,
 )
+from riemdln._arrays import NotFiniteError
 from riemdln.kernels import DeepLinearKernel, FunctionKernel
 from riemdln.manifolds import FixedRankPoint
 from riemdln.manifolds._coordinates import coordinates_around
@@ -123,6 +124,14 @@ def test_frames_of_a_single_column_and_of_signs():
     np.testing.assert_allclose(frame.U @ frame.Vt, [[0.6], [-0.8]], rtol=1e-15)
     frame = factored_frame(np.array([[-1.0]]), np.array([5.0]), np.array([[1.0]]))
     assert (frame.U @ frame.Vt).item() == -1
+
+
+@pytest.mark.parametrize("d", [[1e200, 1e199], [1e200, 1e-100]], ids=str)
+@pytest.mark.parametrize("m", [2, 4])
+def test_frames_that_overflow_are_refused(m, d):
+    X, refused = 1e150 * np.eye(m, 2), pytest.raises(NotFiniteError, match="the point must be")
+    with refused, np.errstate(over="ignore", invalid="ignore"):
+        factored_frame(X, np.array(d), X)
 
 
 @pytest.mark.parametrize("stack", [(5,), (2, 3)])
@@ -418,6 +427,31 @@ def dense(point):
     return (point[0] * point[1][..., None, :]) @ point[2]
 
 
+def test_matrices_of_low_rank_are_never_formed(rng):
+    # One of 30,000 x 30,000 would take 7 GB, and its decomposition hours.
+    n, k = 30_000, 2
+    manifold = FixedRank(n, n, k, DeepLinearMetric(2))
+    u, v = orthonormal(rng, n, k), orthonormal(rng, n, k)
+    target = np.array([2.0, 3.0])
+
+    @pymanopt.function.numpy(manifold)
+    def cost(u, s, vt):
+        return np.sum((s - target) ** 2) / 2
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(left, s, vt):  # of |W - u diag(target) v^T|^2 / 2
+        S = np.diag(np.append(s, -target))
+        return np.hstack([left, u]), S, np.hstack([vt.T, v])
+
+    problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+    start = FixedRankPoint(u, np.array([1.0, 0.5]), v.T)
+    flow = gradient_flow(problem, start, [0, 1], rtol=1e-5)
+    # Each singular value goes its own way: s' = 2 s (t - s).
+    rate = np.exp(-2 * target)
+    expected = target / (1 + (target / [1.0, 0.5] - 1) * rate)
+    np.testing.assert_allclose(np.sort(flow.singular_values[-1]), expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("stack", [(), (3,)])
 def test_points_come_back_in_the_form_of_the_start(rng, stack):
     shape = (*stack, 4, 3)
@@ -468,6 +502,15 @@ def test_matrices_of_float32_are_taken_as_they_are(rng):
     assert_near(coordinates.at(coordinates.state).point, W, atol=1e-14)
 
 
+def linear(manifold, slope):
+    """The cost -<slope, W>."""
+    return pymanopt.Problem(
+        manifold,
+        pymanopt.function.numpy(manifold)(lambda W: -float(np.sum(slope * W))),
+        euclidean_gradient=pymanopt.function.numpy(manifold)(lambda W: -slope),
+    )
+
+
 def test_norms_count_what_is_small():
     """At a saddle the gradient is all in the direction of a tiny singular value."""
     triple = np.eye(2), np.array([1.0, 1e-18]), np.eye(2)
@@ -475,6 +518,34 @@ def test_norms_count_what_is_small():
     place = coordinates.at(coordinates.state)
     gradient = place.gradient(np.diag([0.0, 1.0]))  # |A(P)|^2 = theta(s, s) p^2 with theta = 2 s
     assert place.norm(gradient) == pytest.approx(np.sqrt(2e-18), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e100, 1e130])
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
+def test_flows_of_any_scale_are_one_flow(size, depth):
+    """Of W / size = V under a linear cost: V' = size^(1 - 2 / N) A(G)."""
+    rate = size ** (1 - 2 / depth)
+    manifold, start = FullRank(2, 2, DeepLinearMetric(depth)), np.array([[1.0, 0.2], [0.1, 0.5]])
+    problem = linear(manifold, np.ones((2, 2)))
+    one = gradient_flow(problem, start, [0, 0.1])
+    flow = gradient_flow(problem, size * start, [0, 0.1 / rate])
+    np.testing.assert_allclose(flow.points[-1] / size, one.points[-1], rtol=1e-7)
+    np.testing.assert_allclose(
+        flow.gradient_norms / size ** (1 - 1 / depth), one.gradient_norms, rtol=1e-7
+    )
+
+
+@pytest.mark.parametrize(("depth", "size", "slope"), [(3, 1e-150, 1e-150), (math.inf, 1e-200, 1.0)])
+def test_a_gradient_that_underflows_says_so(depth, size, slope):
+    manifold = FullRank(2, 2, DeepLinearMetric(depth))
+    problem = linear(manifold, slope * np.ones((2, 2)))
+    with pytest.warns(UserWarning, match="no singular value above .* stands still: scale W"):
+        gradient_flow(problem, size * np.eye(2), [0, 1])
+    with pytest.warns(UserWarning, match="scale W"):
+        gradient_flow(problem, [np.eye(2), size * np.eye(2)], [0, 0.1])
+    # At zero, and where there is no slope, standing still is right.
+    gradient_flow(problem, np.zeros((2, 2)), [0, 1])
+    gradient_flow(linear(manifold, np.zeros((2, 2))), size * np.eye(2), [0, 1])
 
 
 class Own(Metric):

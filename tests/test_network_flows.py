@@ -11,7 +11,14 @@ import pytest
 import scipy.integrate
 from pymanopt.manifolds import Euclidean
 
-from riemdln import balanced_layers, end_to_end, network_flow
+from riemdln import (
+    DeepLinearMetric,
+    FixedRank,
+    balanced_layers,
+    end_to_end,
+    network_flow,
+    random_layers,
+)
 
 
 def distance(target):
@@ -156,13 +163,17 @@ def test_the_message_says_below_which_size_singular_values_are_noise(rng):
     flow = network_flow(problem, layers, [0, 0.5])
     assert flow.message == "reached the last time"
     assert np.all(flow.singular_values > flow.singular_value_errors)
-    flow = network_flow(problem, layers, [0, 40.0])
+    flow = network_flow(problem, layers, [0, 0.5, 10.0, 20.0, 40.0])
+    noisy = flow.singular_values <= flow.singular_value_errors
+    np.testing.assert_array_equal(noisy.any(axis=1), [False, False, False, True, True])
     found = re.fullmatch(
-        r"reached the last time; from time 40 on singular values below ([\d.e+-]+) are noise, "
+        r"reached the last time; from time 20 on singular values below ([\d.e+-]+) are noise, "
         "and so is the sign of a determinant",
         flow.message,
     )
-    assert float(found[1]) == pytest.approx(flow.singular_value_errors.max(), rel=0.06)
+    errors = flow.singular_value_errors[noisy]
+    assert np.ptp(errors) > 0.2 * errors.max()
+    assert float(found[1]) == pytest.approx(errors.max(), rel=0.06)
     assert flow.singular_values[-1, 1] <= flow.singular_value_errors[-1, 1]
     assert flow.status == 0
 
@@ -215,3 +226,16 @@ def test_a_wide_layer_leaves_rounding_errors_of_the_largest():
     flow = network_flow(distance(np.eye(2)), [S @ R.T, R @ S.T], [0, 1.0])
     assert flow.singular_value_errors.min() > 1e-17  # where s_2 is 1e-20
     assert "are noise" in flow.message
+
+
+def test_gradients_of_factors_are_refused_on_fixed_rank():
+    manifold = FixedRank(4, 3, 2, DeepLinearMetric(2))
+
+    @pymanopt.function.autograd(manifold)
+    def cost(u, s, vt):
+        return anp.sum((u * s @ vt) ** 2) / 2
+
+    with pytest.raises(
+        TypeError, match=r"euclidean_gradient must be an m x n matrix .* of its own"
+    ):
+        network_flow(pymanopt.Problem(manifold, cost), random_layers([3, 2, 4], rng=0), [0, 1])

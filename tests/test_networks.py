@@ -242,10 +242,12 @@ def test_masked_arrays_are_refused():
 def test_triples_and_rows_are_told_apart(rng):
     point = FixedRank(5, 4, 2, DeepLinearMetric(2), rng=rng).random_point()
     u, s, vt = point
-    for triple in (point, (u, s, vt), [u, s, vt]):
+    singular = s * [1.0, 0.0]
+    for triple in (point, (u, s, vt), [u, s, vt], (u, singular, vt)):
         layers = balanced_layers(triple, 2)
         assert [layer.shape for layer in layers] == [(2, 4), (5, 2)]
-        np.testing.assert_allclose(end_to_end(layers), u * s @ vt, rtol=1e-12, atol=1e-14)
+        product = u * triple[1] @ vt
+        np.testing.assert_allclose(end_to_end(layers), product, rtol=1e-12, atol=1e-14)
     for bad in ((u, -s, vt), (u, s[:1], vt), (u[:, :1], s, vt)):
         with pytest.raises(ValueError, match=r"^W must be a triple \(u, s, vt\)"):
             balanced_layers(bad, 2)
@@ -300,6 +302,7 @@ def test_refuses_layers_that_do_not_chain():
         ([np.ones(3)], ValueError, r"layers\[0\] must be a matrix"),
         ([np.full((2, 2), np.nan)], ValueError, r"layers\[0\] must be finite"),
         ([np.ones((2, 2), dtype=complex)], ValueError, r"layers\[0\] must be real"),
+        ([np.ones((2, 2), dtype=bool)], TypeError, r"layers\[0\] must be an array of real numbers"),
     ],
 )
 def test_refuses_what_are_no_layers(bad, error, message):

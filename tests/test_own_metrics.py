@@ -333,6 +333,7 @@ def test_one_natural_gradient_step_solves_linear_regression(rng):
         (np.array([[1.0, 1e-7], [0.0, 1.0]]), "^left must be symmetric.* 1.0e-07"),
         (np.diag([1.0, -1.0]), "^left must be positive definite"),
         (scipy.linalg.hilbert(15), "^left must be positive definite to rounding error"),
+        (np.diag([1.0, 1e-17]), "^left must be positive definite to rounding error"),
         (np.full((2, 2), np.nan), "^left must be finite"),
     ],
 )

@@ -127,3 +127,22 @@ def test_negative_eigenvalues_are_let_through_as_rounding_errors_only(rng, dtype
         else:
             with pytest.raises(ValueError, match="^point must be positive definite, but its eig"):
                 manifold.norm(W, X)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_symmetry_is_asked_for_up_to_rounding_errors(depth):
+    manifold, W = PositiveDefinite(2, DeepLinearMetric(depth)), np.array([[2.0, 1.0], [1.0, 3.0]])
+    skew, turn = np.array([[0.0, 1.0], [-1.0, 0.0]]), np.array([[1.0, -1e-5], [1e-5, 1.0]])
+    u, s, vt = np.linalg.svd(W)
+    for off, is_symmetric in ((1e-12, True), (1e-5, False)):
+        if is_symmetric:
+            assert manifold.norm(W + off * skew, W) == pytest.approx(manifold.norm(W, W))
+        else:
+            with pytest.raises(ValueError, match="^point must be symmetric"):
+                manifold.norm(W + off * skew, W)
+    with pytest.raises(ValueError, match=r"^x must be a triple \(u, s, u\^T\)"):
+        manifold.coordinates((u, s, vt @ turn), "x")
+    # Of a stack each matrix is looked at.
+    for bad, wrong in ((W + 1e-5 * skew, "symmetric"), (np.diag([1.0, -1.0]), "positive definite")):
+        with pytest.raises(ValueError, match=f"^x must be {wrong}"):
+            manifold.coordinates(np.stack([W, bad]), "x")

@@ -4,15 +4,21 @@ from riemdln.flows._files import load_flow
 from riemdln.flows._gradient import gradient_flow
 from riemdln.flows._langevin import langevin_flow
 from riemdln.flows._network import network_flow
-from riemdln.flows._results import Flow, FlowError, LangevinFlow, NetworkFlow
+from riemdln.flows._network_langevin import network_langevin_flow
+from riemdln.flows._results import Flow, FlowError, LangevinFlow, NetworkFlow, NetworkLangevinFlow
+from riemdln.flows._sample import Sample, sample
 
 __all__ = [
     "Flow",
     "FlowError",
     "LangevinFlow",
     "NetworkFlow",
+    "NetworkLangevinFlow",
+    "Sample",
     "gradient_flow",
     "langevin_flow",
     "load_flow",
     "network_flow",
+    "network_langevin_flow",
+    "sample",
 ]

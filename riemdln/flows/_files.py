@@ -10,12 +10,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from riemdln.flows._results import Flow, LangevinFlow, NetworkFlow
+from riemdln.flows._results import Flow, LangevinFlow, NetworkFlow, NetworkLangevinFlow
 from riemdln.manifolds import FixedRankPoint
 
 __all__ = ["load_flow"]
 
-_KINDS = {kind.__name__: kind for kind in (Flow, LangevinFlow, NetworkFlow)}
+_KINDS = {kind.__name__: kind for kind in (Flow, LangevinFlow, NetworkFlow, NetworkLangevinFlow)}
 _FORMAT = "riemdln flow 1"
 
 
@@ -38,7 +38,7 @@ def load_flow(path: str | PathLike[str]) -> Flow:
 
     Returns
     -------
-    Flow, LangevinFlow or NetworkFlow
+    Flow, LangevinFlow, NetworkFlow or NetworkLangevinFlow
         Equal to what was saved, to the last bit.
 
     Raises
@@ -65,7 +65,8 @@ def load_flow(path: str | PathLike[str]) -> Flow:
     (True, 'reached the last time')
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # np.load leaves a file open that it has opened itself and cannot read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"]))
             if header["format"] != _FORMAT:
                 raise KeyError(header["format"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,7 @@ def gradient_flow(
     UserWarning
         If a tolerance is met or `stop` is true at the first time: near a saddle the gradient is
         small, which is no convergence. The flow ends there, without success.
+        If a gradient is below the range of floating-point numbers, so that the flow stands still.
 
     See Also
     --------
@@ -116,7 +117,8 @@ def gradient_flow(
     -----
     Whatever ends a flow after its first point (`FlowError`, an error in the cost,
     KeyboardInterrupt) carries what was computed until then in its attribute ``result``: the
-    points at the times that it has passed, and the one that it had come to.
+    points at the times that it has passed, and the one that it had come to; the norm of a gradient
+    that cannot be evaluated any more is NaN there.
 
     Where the metric keeps the rank W = X diag(d) Y^T, and the integrator moves X and Y: with the
     frame W = U S V^T and the blocks p = U^T P V, P V - U p and P^T U - V p^T of P = grad E,
@@ -184,8 +186,8 @@ class _Descent:
     def __init__(self, asked: Asked, coordinates: Coordinates, moves: Any = None) -> None:
         self._asked, self._coordinates = asked, coordinates
         self.state, self.stack = coordinates.state, coordinates.stack
-        self._moves = np.ones(self.stack, dtype=bool) if moves is None else moves
-        self._places, self._gradients = Memory(size=1), Memory(size=1)
+        self._moves = np.ones(self.stack) if moves is None else moves  # 1 or 0
+        self._seen = Memory(size=1)
 
     @property
     def nfev(self) -> int:
@@ -193,29 +195,31 @@ class _Descent:
 
     def velocity(self, state: Vector) -> Vector:
         """Down the gradient, where a copy moves at all."""
-        rows = self._place(state).velocity(self._gradient(state)).reshape(*self.stack, -1)
-        return np.where(self._moves[..., None], -rows, 0.0).ravel()
+        seen = self._see(state)
+        rows = seen.place.velocity(seen.gradient).reshape(*self.stack, -1)
+        return (-self._moves[..., None] * rows).ravel()
 
     def costs(self, state: Vector) -> Any:
-        return self._asked.costs(self._place(state).point, self.stack)
+        return self._see(state).costs
 
     def norms(self, state: Vector) -> Any:
-        return self._place(state).norm(self._gradient(state))
+        return self._see(state).norms
 
     def points(self, state: Vector) -> list[Any]:
-        record = self._place(state).record
+        record = self._see(state).place.record
         if not self.stack:
             return [record]
         if isinstance(record, tuple):
             return [type(record)(*parts) for parts in zip(*record, strict=True)]
         return list(record)
 
-    def observe(self, state: Vector) -> Row:
+    def observe(self, state: Vector, *, norms: bool = True) -> Row:
+        seen = self._see(state)
         return {
-            "points": self._place(state).record,
-            "costs": self.costs(state),
-            "gradient_norms": self.norms(state),
-            "singular_values": self._place(state).singular_values,
+            "points": seen.place.record,
+            "costs": seen.costs,
+            "gradient_norms": seen.norms if norms else np.full(self.stack, np.nan)[()],
+            "singular_values": seen.place.singular_values,
         }
 
     def renewed(self, state: Vector) -> _Descent | None:
@@ -223,20 +227,32 @@ class _Descent:
         return None if coordinates is None else _Descent(self._asked, coordinates, self._moves)
 
     def halted(self, copies: Any, state: Vector) -> _Descent:
-        return _Descent(self._asked, self._coordinates.around(state), ~copies)
+        return _Descent(self._asked, self._coordinates.around(state), 1.0 - copies)
 
-    def _place(self, state: Vector) -> Place:
-        """The place of a state; that of the last one is remembered."""
-        place: Place | None = self._places.find(state)
-        if place is None:
-            place = self._coordinates.at(state)
-            self._places.put(state, place)
-        return place
+    def _see(self, state: Vector) -> _Seen:
+        """What there is at a state; of the last one it is remembered."""
+        seen: _Seen | None = self._seen.find(state)
+        if seen is None:
+            seen = _Seen(self._asked, self._coordinates.at(state), self.stack)
+            self._seen.put(state, seen)
+        return seen
 
-    def _gradient(self, state: Vector) -> Any:
-        """The Riemannian gradient at a state, which is asked for once."""
-        gradient = self._gradients.find(state)
-        if gradient is None:
-            gradient = self._asked.gradient(self._place(state), self.stack)
-            self._gradients.put(state, gradient)
-        return gradient
+
+class _Seen:
+    """What a problem says of a place, of which each is asked for once."""
+
+    def __init__(self, asked: Asked, place: Place, stack: tuple[int, ...]) -> None:
+        self._asked, self.place, self._stack = asked, place, stack
+
+    @cached_property
+    def costs(self) -> Any:
+        return self._asked.costs(self.place.point, self._stack)
+
+    @cached_property
+    def gradient(self) -> Any:
+        """The Riemannian gradient."""
+        return self._asked.gradient(self.place, self._stack)
+
+    @cached_property
+    def norms(self) -> Any:
+        return self.place.norm(self.gradient)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._arrays import (
-    NotFiniteError,
-    Rng,
-    increasing_times,
-    positive_number,
-    random_generator,
-)
+from riemdln._arrays import Rng, increasing_times, positive_number, random_generator
 from riemdln.flows._problem import Asked
-from riemdln.flows._recorder import Row, progress_bar, record
-from riemdln.flows._results import FlowError, LangevinFlow
-from riemdln.flows._schemes import SCHEMES, Equation, Metropolis, Scheme
-from riemdln.flows._trajectory import REASONS
+from riemdln.flows._recorder import record
+from riemdln.flows._results import LangevinFlow
+from riemdln.flows._schemes import SCHEMES, Equation, Metropolis
+from riemdln.flows._stepped import Stepped
 from riemdln.manifolds._coordinates import coordinates_around
 
 __all__ = ["equation_of", "langevin_flow"]
 
 Vector = NDArray[np.floating[Any]]
-
-# After so many steps of which none was accepted a run is over.
-_PATIENCE = 100
 
 
 def langevin_flow(
@@ -98,9 +88,8 @@ def langevin_flow(
     ------
     FlowError
         If a step leaves the range of floating-point numbers, the cost or its gradient is not
-        finite, singular values are lost in rounding errors (at great depths a
-        matrix cannot hold those that noise leads to), or none of the first 100 Metropolis steps is
-        accepted.
+        finite, the entries of W cannot hold the singular values that noise leads to (at infinite
+        depth), or none of the first 100 Metropolis steps is accepted.
     TypeError, ValueError
         If the manifold is not an open set of matrices, the metric has no entropy, the start is no
         point of full rank, or another argument is not as described.
@@ -117,8 +106,7 @@ def langevin_flow(
     determinant changes sign at odd depths, and at even ones it comes back with
     the sign that it had. This is what happens here (`Metric.changes_determinant_sign`); at depths
     that are no whole number the determinant keeps its sign, and at infinite depth it never is zero.
-    Metropolis steps to a sign that it cannot have are rejected, and so are those to matrices
-    with a singular value that is a rounding error.
+    Metropolis steps to a sign that it cannot have are rejected.
 
     Whatever ends it early carries what was computed until then: see `gradient_flow`.
 
@@ -161,30 +149,37 @@ def langevin_flow(
     kind = Metropolis if metropolis else SCHEMES[scheme]
     step_size = positive_number("step_size", step_size)
     times = increasing_times("times", times)
-    run = _Run(kind(equation, points, rng), times, step_size, is_stack, progress)
+    run = Stepped(kind(equation, points, rng), times, step_size, is_stack, progress)
     return record(LangevinFlow, run)
 
 
 def equation_of(
     problem: Problem | Manifold,
-    initial_point: ArrayLike,
+    initial_point: ArrayLike | Callable[[Any], ArrayLike],
     *,
     beta: float,
     entropy: bool,
     vectorized: bool,
 ) -> tuple[Equation, Vector, bool]:
-    """The equation, its start as a stack of points, and whether it was given as one."""
+    """The equation, its start as a stack of points, and whether it was given as one.
+
+    A start may be a function of the manifold.
+    """
     beta = positive_number("beta", beta)
     asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
     manifold: Any = problem if asked is None else problem.manifold
     metric = getattr(manifold, "metric", None)
-    coordinates = coordinates_around(manifold, initial_point)
-    shape = np.shape(initial_point) if manifold.point_layout == 1 else ()
-    if metric is None or len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
-        raise ValueError(
-            "problem must be on an open set of matrices with a metric, such as FullRank, got "
-            f"{manifold}"
-        )
+    refused = ValueError(
+        "problem must be on an open set of matrices with a metric, such as FullRank, got "
+        f"{manifold}"
+    )
+    if metric is None or manifold.point_layout != 1:
+        raise refused
+    if callable(initial_point):
+        initial_point = initial_point(manifold)
+    coordinates, shape = coordinates_around(manifold, initial_point), np.shape(initial_point)
+    if len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
+        raise refused
     if entropy and not hasattr(metric, "entropy"):
         raise ValueError(
             f"entropy must be False where the metric has none: {metric!r} is not a DeepLinearMetric"
@@ -195,94 +190,3 @@ def equation_of(
     if not np.linalg.svd(points, compute_uv=False)[..., -1].all():
         raise ValueError("initial_point must have full rank, but it has a singular value of zero")
     return Equation(metric, beta, entropy, asked), points.reshape(-1, *points.shape[-2:]), is_stack
-
-
-class _Run:
-    """The rows of points that a scheme moves."""
-
-    def __init__(
-        self, scheme: Scheme, times: Vector, step_size: float, is_stack: bool, progress: bool
-    ) -> None:
-        self._scheme, self._times, self._step_size = scheme, times, step_size
-        self._is_stack, self._progress = is_stack, progress
-        self._now, self._steps = float(times[0]), 0
-
-    @property
-    def nfev(self) -> int:
-        """How many gradients were evaluated."""
-        return self._scheme.equation.nfev
-
-    def __iter__(self) -> Generator[tuple[float, Row]]:
-        yield self._now, self._row()
-        with progress_bar(self._times, self._progress) as show:
-            for start, end in zip(self._times[:-1], self._times[1:], strict=True):
-                count = max(1, math.ceil((end - start) / self._step_size * (1 - 1e-12)))
-                for step in range(1, count + 1):
-                    self._advance((end - start) / count)
-                    self._now = start + step * (end - start) / count
-                    show(self._now, self._costs)
-                yield end, self._row()
-
-    def _advance(self, size: float) -> None:
-        with self._explained(f"no step of {size:g} from time {self._now:g}"):
-            self._scheme.step(size)
-        self._steps += 1
-        if self._steps == _PATIENCE and not self._scheme.accepted.any():
-            raise FlowError(
-                f"none of {_PATIENCE} steps was accepted at time {self._now:g}: step_size must be "
-                f"less than {size:g}"
-            )
-
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """What is not finite becomes a FlowError, and what overflows is found where it is used."""
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                yield
-        except NotFiniteError as error:
-            raise FlowError(f"{what}: {error}") from error
-
-    def outcome(self, stopped: tuple[BaseException, float] | None = None) -> Row:
-        """How it has ended, and the share of its steps that were accepted."""
-        scheme = self._scheme
-        status, message = (0, REASONS[0]) if stopped is None else (-1, _stopped_by(stopped[0]))
-        if scheme.lost:
-            message += (
-                f"; {scheme.lost} proposals were rejected, since they have singular values that "
-                "are rounding errors"
-            )
-        each = np.ones(len(scheme.states), dtype=int)
-        fields = {
-            "status": status * each,
-            "success": status * each == 0,
-            "end_times": self._now * each,
-            "acceptance_rates": scheme.accepted / max(self._steps, 1),
-        }
-        return {name: self._own(values) for name, values in fields.items()} | {"message": message}
-
-    def reached(self) -> tuple[float, Row]:
-        """The time of the last step, and the row there."""
-        return self._now, self._row()
-
-    def _row(self) -> Row:
-        at, equation = self._scheme.at(), self._scheme.equation
-        with self._explained(f"no cost at time {self._now:g}"):
-            return {
-                "points": self._own(at.points),
-                "costs": self._own(equation.costs(at.points)),
-                "gradient_norms": self._own(equation.gradient_norms(at)),
-                "singular_values": self._own(at.singular_values),
-            }
-
-    def _costs(self) -> Vector:
-        return self._scheme.equation.costs(self._scheme.at().points)
-
-    def _own(self, values: Vector) -> Any:
-        """The values of all copies, or of the one that there is."""
-        if self._is_stack:
-            return values
-        return values[0] if values.ndim > 1 else values[0].item()
-
-
-def _stopped_by(error: BaseException) -> str:
-    return f"stopped by {type(error).__name__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -213,27 +213,27 @@ class _Layers:
         return self._asked.nfev
 
     def velocity(self, state: Vector) -> Vector:
-        return -_flat(self._see(state)[1])
+        return -_flat(self._see(state).gradients)
 
     def costs(self, state: Vector) -> float:
-        return self._asked.costs(self._see(state)[0], ())
+        return self._asked.costs(self._see(state).point, ())
 
     def norms(self, state: Vector) -> float:
-        return float(np.linalg.norm(_flat(self._see(state)[1])))
+        return float(np.linalg.norm(_flat(self._see(state).gradients)))
 
     def points(self, state: Vector) -> list[Any]:
-        return [self._see(state)[0]]
+        return [self._see(state).point]
 
-    def observe(self, state: Vector) -> Row:
+    def observe(self, state: Vector, *, norms: bool = True) -> Row:
         layers = self._layers(state)
         before, after = [np.eye(layers[0].shape[1]), *self._turns], [*self._turns, None]
         given = [
             (W if Q is None else Q @ W) @ P.T for P, W, Q in zip(before, layers, after, strict=True)
         ]
         return {
-            "points": self._see(state)[0],
+            "points": self._see(state).point,
             "costs": self.costs(state),
-            "gradient_norms": self.norms(state),
+            "gradient_norms": self.norms(state) if norms else np.nan,
             "layers": given,
             "imbalances": imbalance(layers),
             **self._singular_values(layers),
@@ -335,15 +335,30 @@ class _Layers:
         parts = np.split(state, self._ends)
         return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
-    def _see(self, state: Vector) -> tuple[Any, list[Vector]]:
-        """The point of a state, and the gradient in its layers, which is asked for once."""
-        seen: tuple[Any, list[Vector]] | None = self._seen.find(state)
+    def _see(self, state: Vector) -> _Seen:
+        """What there is at a state; of the last one it is remembered."""
+        seen: _Seen | None = self._seen.find(state)
         if seen is None:
-            layers = self._layers(state)
-            point = self._point_of(layers)
-            seen = point, layer_gradients(layers, self._asked.euclidean_gradient(point))
+            seen = _Seen(self._asked, self._point_of, self._layers(state))
             self._seen.put(state, seen)
         return seen
+
+
+class _Seen:
+    """What a problem says of layers, of which each is asked for once."""
+
+    def __init__(self, asked: Asked, point_of: Any, layers: list[Vector]) -> None:
+        self._asked, self._point_of, self._layers = asked, point_of, layers
+
+    @cached_property
+    def point(self) -> Any:
+        """The point of the problem's manifold."""
+        return self._point_of(self._layers)
+
+    @cached_property
+    def gradients(self) -> list[Vector]:
+        """The gradient in each of the layers."""
+        return layer_gradients(self._layers, self._asked.euclidean_gradient(self.point))
 
 
 def _flat(layers: Sequence[Vector]) -> Vector:

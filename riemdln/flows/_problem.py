@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,17 +43,19 @@ class Asked:
         self._vectorized = vectorized
         self._problem = problem
         self.is_riemannian = is_own(problem.riemannian_gradient)
-        if self.is_riemannian:
-            self._gradient = problem.riemannian_gradient
-        elif self._vectorized:
-            self._gradient = gradient_of_stacks(problem)
-        else:
-            self._gradient = problem.euclidean_gradient
+        self._gradient = (
+            problem.riemannian_gradient if self.is_riemannian else self._euclidean_gradient
+        )
 
-    def require_stack(self, stack: tuple[int, ...]) -> None:
+    @cached_property
+    def _euclidean_gradient(self) -> Any:
+        problem = self._problem
+        return gradient_of_stacks(problem) if self._vectorized else problem.euclidean_gradient
+
+    def require_stack(self, stack: tuple[int, ...], what: str = "points as initial_point") -> None:
         """Refuse a single point where the problem takes stacks."""
         if self._vectorized and not stack:
-            raise ValueError("vectorized=True needs a stack of points as initial_point, got one")
+            raise ValueError(f"vectorized=True needs a stack of {what}, got one")
 
     def costs(self, point: Any, stack: tuple[int, ...]) -> Any:
         """The cost of a point, or those of a stack of points."""
@@ -68,11 +71,9 @@ class Asked:
             )
         return costs
 
-    def euclidean_gradient(self, point: Any) -> Any:
-        """The Euclidean gradient at a point."""
-        gradient = self._problem.euclidean_gradient(point)
-        self.nfev += 1
-        return gradient
+    def euclidean_gradient(self, point: Any, stack: tuple[int, ...] = ()) -> Any:
+        """The Euclidean gradient at a point, or at those of a stack."""
+        return self._ask(self._euclidean_gradient, point, stack)
 
     def gradient(self, place: Place, stack: tuple[int, ...]) -> Any:
         """The Riemannian gradient at a place, in the form of its tangent vectors."""
@@ -81,10 +82,15 @@ class Asked:
 
     def given_gradient(self, point: Any, stack: tuple[int, ...]) -> Any:
         """The gradient as the problem has it, Riemannian or Euclidean, of a point or a stack."""
-        self.nfev += 1
+        return self._ask(self._gradient, point, stack)
+
+    def _ask(self, gradient: Any, point: Any, stack: tuple[int, ...]) -> Any:
         if stack and not self._vectorized:
-            return np.array([self._gradient(W) for W in point])
-        return self._gradient(point)
+            gradients = np.array([gradient(W) for W in point])
+        else:
+            gradients = gradient(point)
+        self.nfev += 1
+        return gradients
 
 
 def require_problem(problem: Any) -> None:

@@ -11,9 +11,12 @@ from tqdm.auto import tqdm
 
 from riemdln.flows._results import Flow, FlowError
 
-__all__ = ["Run", "progress_bar", "record"]
+__all__ = ["BAR_LAYOUT", "Run", "progress_bar", "record"]
 
 F = TypeVar("F", bound=Flow)
+
+# How progress bars look.
+BAR_LAYOUT = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
 
 # What a flow has at one of its times, by the names of the fields of the result.
 Row = dict[str, Any]
@@ -37,7 +40,7 @@ class Run(Protocol):
         ...
 
     def reached(self) -> tuple[float, Row]:
-        """The time that it has come to, and the row there."""
+        """The time that it has come to, and the row there, as far as it can be known."""
         ...
 
 
@@ -64,14 +67,16 @@ def record(kind: type[F], run: Run) -> F:
     Notes
     -----
     Whatever else ends the run after its first point leaves through here, with the result until
-    then in its attribute ``result``: the rows, and one more at the time that the run had come to.
+    then in its attribute ``result``: the rows, and one more at the time that the run had come to,
+    in which the norm of a gradient that cannot be evaluated any more is NaN.
     """
     rows: list[Row] = []
 
-    def keep(time: float, row: Row) -> None:
-        for name, values in (("cost", row["costs"]), ("gradient", row["gradient_norms"])):
-            if not np.isfinite(values).all():
-                raise FlowError(f"the {name} is not finite at time {time:g}: it is {values}")
+    def keep(time: float, row: Row, *checked: str) -> None:
+        for name in checked:
+            if not np.isfinite(values := row[name]).all():
+                what = {"costs": "cost", "gradient_norms": "gradient"}[name]
+                raise FlowError(f"the {what} is not finite at time {time:g}: it is {values}")
         rows.append({"times": float(time), **row})
 
     def result(**outcome: Any) -> F:
@@ -81,13 +86,13 @@ def record(kind: type[F], run: Run) -> F:
     try:
         with closing(iter(run)) as steps:
             for time, row in steps:
-                keep(time, row)
+                keep(time, row, "costs", "gradient_norms")
     except BaseException as error:
         if rows:
             with suppress(Exception, KeyboardInterrupt):
                 time, row = run.reached()
                 if time > rows[-1]["times"]:
-                    keep(time, row)
+                    keep(time, row, "costs")
             error.result = result(**run.outcome((error, rows[-1]["times"])))  # type: ignore[attr-defined]
             error.add_note("What the flow had computed is in this exception's attribute 'result'.")
         raise
@@ -98,8 +103,7 @@ def record(kind: type[F], run: Run) -> F:
 def progress_bar(times: Any, visible: bool) -> Iterator[Callable[[float, Callable[[], Any]], None]]:
     """A bar of the simulated time, which is shown a time and what tells the costs there."""
     first, last = float(times[0]), float(times[-1])
-    layout = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
-    with tqdm(total=last - first, disable=not visible, bar_format=layout) as bar:
+    with tqdm(total=last - first, disable=not visible, bar_format=BAR_LAYOUT) as bar:
 
         def show(time: float, costs: Callable[[], Any]) -> None:
             if visible:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Flow", "FlowError", "LangevinFlow", "NetworkFlow"]
+__all__ = ["Flow", "FlowError", "LangevinFlow", "NetworkFlow", "NetworkLangevinFlow"]
 
 Vector = NDArray[np.floating[Any]]
 
@@ -35,7 +35,8 @@ class Flow:
     costs : array (T,)
         The costs.
     gradient_norms : array (T,)
-        The norms of the Riemannian gradients.
+        The norms of the Riemannian gradients. Where the gradient has ended the
+        flow, and cannot be evaluated any more, the last one is NaN.
     singular_values : array (T, r) or None
         The singular values of points that are matrices, to relative accuracy where the metric
         keeps the rank (see `gradient_flow`), and None where points are no matrices.
@@ -126,6 +127,26 @@ class LangevinFlow(Flow):
     """
 
     acceptance_rates: Any
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NetworkLangevinFlow(Flow):
+    """Balanced layers that move with noise, at T times, or those of K networks in an ensemble.
+
+    `points` are the end-to-end matrices, and `gradient_norms` the norms of the gradient in all
+    layers together, which are those of the Riemannian gradient of g^N.
+
+    Attributes
+    ----------
+    layers : list of list of array
+        The layers [W_1, ..., W_N] at each of the T times; of an ensemble each has stacks
+        (K, d_j, d_{j-1}).
+    imbalances : array (T,) or (T, K)
+        Their imbalances (see `imbalance`), which are rounding errors.
+    """
+
+    layers: list[list[Vector]]
+    imbalances: Vector
 
 
 class FlowError(RuntimeError):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from riemdln._arrays import NotFiniteError, finite
 from riemdln.flows._problem import Asked
+from riemdln.flows._recorder import Row
+from riemdln.flows._results import FlowError
 from riemdln.metrics import Metric
 from riemdln.metrics._diffusion import DiffusionAt
 
@@ -21,8 +23,11 @@ __all__ = ["SCHEMES", "Equation", "Metropolis", "Scheme"]
 
 Vector = NDArray[np.floating[Any]]
 
-# Entries of a proposal beyond this are not worth a look.
-_FAR = 1e100
+# A proposal with entries beyond this is not worth a look: products with its cometric overflow.
+_FAR = 1e50
+
+# After so many steps of which none was accepted a run is over.
+_PATIENCE = 100
 
 
 class Equation:
@@ -83,8 +88,11 @@ class Equation:
 
     def log_density(self, at: DiffusionAt) -> Vector:
         r"""The logarithm of the stationary density of states, ln(exp(-beta E + S) sqrt(det g))."""
-        entropy = at.entropy() if self._entropy else 0.0
-        return entropy + at.log_volume() - self.beta * self.costs(at.points)
+        return self.log_weight(at, self.costs(at.points)) + at.log_volume()
+
+    def log_weight(self, at: DiffusionAt, costs: Vector) -> Vector:
+        """That of the density under the metric's volume, S - beta E, from the costs."""
+        return (at.entropy() if self._entropy else 0.0) - self.beta * costs
 
     def _gradient(self, at: DiffusionAt) -> Vector:
         """The Riemannian gradient of the cost, as a velocity of states."""
@@ -109,20 +117,43 @@ class Scheme(abc.ABC):
     ----------
     states : array (K, m, n)
         The states that it has come to.
+    copies : int
+        How many there are, K.
     accepted : array (K,)
         How many of its steps were accepted.
-    lost : int
-        How many proposals were rejected since they had singular values that are rounding errors.
     """
 
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
         self.equation, self._rng = equation, rng
         self.states = equation.diffusion.states(points)
-        self.accepted = np.zeros(len(points), dtype=int)
-        self.lost = 0
+        self.copies = len(points)
+        self.accepted = np.zeros(self.copies, dtype=int)
         m, n = points.shape[-2:]
         self._keeps_signs = m == n and not equation.metric.changes_determinant_sign
         self._signs = np.linalg.slogdet(points)[0] if self._keeps_signs else np.ones(len(points))
+
+    @property
+    def nfev(self) -> int:
+        """How many gradients were evaluated."""
+        return self.equation.nfev
+
+    def costs(self) -> Vector:
+        """The costs of the copies."""
+        return self.equation.costs(self.at().points)
+
+    def observe(self) -> Row:
+        """What the result keeps of the copies."""
+        at = self.at()
+        return {
+            "points": at.points,
+            "costs": self.equation.costs(at.points),
+            "gradient_norms": self.equation.gradient_norms(at),
+            "singular_values": at.singular_values,
+        }
+
+    def account(self, steps: int) -> Row:
+        """The share of the steps that were accepted."""
+        return {"acceptance_rates": self.accepted / max(steps, 1)}
 
     @abc.abstractmethod
     def step(self, size: float) -> None:
@@ -154,14 +185,14 @@ class Scheme(abc.ABC):
         self.accepted += 1
 
     def _start(self, size: float) -> DiffusionAt:
-        """The diffusion at the states, if noise covers the rounding errors of singular values."""
+        """The diffusion at the states, if these hold their singular values."""
         at = self.at()
-        lost = (2 * size / self.equation.beta) ** 0.5 * at.relative_noise_at_rounding() < 1
+        lost = ~np.broadcast_to(at.holds(2 * size / self.equation.beta), self.copies)
         if np.any(lost):
             raise NotFiniteError(
-                f"{np.sum(lost)} of {len(self.states)} copies have singular values that are "
-                "rounding errors of W, from which the noise of a step does not lift them: a "
-                "matrix does not hold singular values of this spread"
+                f"{np.sum(lost)} of {self.copies} copies have singular values so small beside the "
+                "largest that the entries of W do not hold them in a step of this size: it must be "
+                "smaller, or there is no way on"
             )
         return at
 
@@ -206,40 +237,44 @@ class Metropolis(Scheme):
 
     Of a proposal W' from W the chance is that of Hastings: with the density q(W' | W) of the step,
     min(1, pi(W') q(W | W') / (pi(W) q(W' | W))). A proposal to a determinant of a sign that it
-    cannot have, or with a singular value that is a rounding error, is rejected.
+    cannot have is rejected.
     """
 
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
         super().__init__(equation, points, rng)
         self._here: _Seen | None = None
+        self._tried = 0
 
     def step(self, size: float) -> None:
         equation, beta = self.equation, self.equation.beta
         if self._here is None or self._here.size != size:
-            self._here = self._seen(self.states, self.at(), size)
+            self._here = self._seen(self.states, self._start(0.0), size)
         here = self._here
         gaussian = self._gaussian()
         proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
-        with np.errstate(invalid="ignore"):
-            outside = ~(np.abs(proposals).max(axis=(-2, -1)) < _FAR)
+        outside = _are_far(proposals)
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
         at = equation.diffusion.at(proposals)
-        lost = at.relative_noise_at_rounding() < np.inf
-        if np.any(lost):
-            proposals = np.where(lost[:, None, None], here.states, proposals)
-            at = equation.diffusion.at(proposals)
-            self.lost += np.sum(lost)
+        far = _are_far(at.points)
+        if far.any():  # powers of states that are not
+            proposals = np.where(far[:, None, None], here.states, proposals)
+            at, outside = equation.diffusion.at(proposals), outside | far
         there = self._seen(proposals, at, size)
         back = at.inverse_root(here.states - proposals - size * there.drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
         backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
         log_ratio = there.log_weight - backward - (here.log_weight - forward)
         # Of a NaN no comparison is true.
-        accepted = (np.log(self._rng.random(len(proposals))) < log_ratio) & ~(outside | lost)
+        accepted = (np.log(self._rng.random(len(proposals))) < log_ratio) & ~outside
         self.accepted += accepted
         self._here = there.where(accepted, here)
         self.states = self._here.states
+        self._tried += 1
+        if self._tried == _PATIENCE and not self.accepted.any():
+            raise FlowError(
+                f"none of {_PATIENCE} steps was accepted: step_size must be less than {size:g}"
+            )
 
     def at(self) -> DiffusionAt:
         """The diffusion at the states."""
@@ -270,6 +305,12 @@ class _Seen(NamedTuple):
             np.where(each, self.drift, other.drift),
             np.where(condition, self.log_weight, other.log_weight),
         )
+
+
+def _are_far(matrices: Vector) -> Any:
+    """Which of some matrices have entries that are too large, or NaN."""
+    with np.errstate(invalid="ignore"):
+        return ~(np.abs(matrices).max(axis=(-2, -1)) < _FAR)
 
 
 def _runge_kutta(field: Callable[[Vector], Vector], states: Vector) -> Vector:

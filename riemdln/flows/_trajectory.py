@@ -24,9 +24,11 @@ from riemdln._arrays import (
     NotFiniteError,
     OutsideError,
     increasing_times,
+    is_finite,
     positive_number,
     real_number,
 )
+from riemdln.flows._copies import OF_COPIES, largest_rms
 from riemdln.flows._cvode import CVODE, sundials
 from riemdln.flows._recorder import Row, progress_bar
 from riemdln.flows._results import FlowError
@@ -89,8 +91,8 @@ class Chart(Protocol):
         """The points of the copies, a list of one where there is no stack."""
         ...
 
-    def observe(self, state: Vector) -> Row:
-        """What the result keeps of a state."""
+    def observe(self, state: Vector, *, norms: bool = True) -> Row:
+        """What the result keeps of a state; on demand with NaN for the norms of the gradient."""
         ...
 
     def renewed(self, state: Vector) -> Chart | None:
@@ -175,9 +177,10 @@ class Trajectory:
     progress : bool
         Whether to show a progress bar.
     method, rtol, atol, **options
-        The integrator and its options: see `gradient_flow`. For K copies the tolerances are
-        divided by the root of K: an integrator controls the mean of the squared errors of all
-        entries, and so those of every single copy.
+        The integrator and its options: see `gradient_flow`. The error of every one of K copies is
+        held to the tolerances: the explicit methods of SciPy go by the largest one (see
+        `riemdln.flows._copies`). Others control the mean of the squared errors of all entries, so
+        that for them the tolerances are divided by the root of K.
     """
 
     def __init__(
@@ -245,7 +248,10 @@ class Trajectory:
     def reached(self) -> tuple[float, Row]:
         """The time of the last step, and the row there."""
         time, chart, state = self._now
-        return time, self._observe(time, chart, state)
+        try:
+            return time, self._observe(time, chart, state)
+        except (Exception, KeyboardInterrupt):  # the gradient may have ended for good
+            return time, chart.observe(state, norms=False)
 
     def __iter__(self) -> Generator[tuple[float, Row]]:
         """The rows at the times; the last one where all copies have come to an end."""
@@ -332,7 +338,7 @@ class Trajectory:
             defect = step * (slope - self._finite_velocity(self._chart, time, state))
             size = solver.atol + solver.rtol * np.abs(state)
             # Of a NaN no comparison is true.
-            if not np.linalg.norm(defect / size) < _DEFECT * state.size**0.5:
+            if not largest_rms(defect / size, len(self._status)) < _DEFECT:
                 return True
         return False
 
@@ -370,16 +376,20 @@ class Trajectory:
     ) -> Any:
         """The integrator at a time, on its way to another."""
         self._is_first = True
-        copies = len(self._status)
+        method, share, copies = self._method, 1.0, len(self._status)
+        if copies > 1 and method in OF_COPIES:
+            method, options = OF_COPIES[method], {**options, "copies": copies}
+        else:
+            share = copies**-0.5
         with self._explaining(time):
-            return self._method(
+            return method(
                 lambda t, y: self._finite_velocity(chart, t, y),
                 time,
                 state,
                 last,
                 # SciPy warns of less than it can hold.
-                rtol=max(self._rtol / copies**0.5, min(self._rtol, 1e-13)),
-                atol=self._atol / copies**0.5 * chart.scale,
+                rtol=max(share * self._rtol, min(self._rtol, 1e-13)),
+                atol=share * self._atol * chart.scale,
                 **options,
             )
 
@@ -397,24 +407,24 @@ class Trajectory:
 
     def _finite_velocity(self, chart: Chart, time: float, state: Vector) -> Vector:
         # A trial step that overflows has no velocity; NaN makes the integrator shorten it.
-        reason = "the gradient is not finite"
-        undefined = np.full_like(state, np.nan)
-        if not np.isfinite(state).all():
-            return undefined
+        if not is_finite(state):
+            return np.full_like(state, np.nan)
+        velocity, reason = None, "the gradient is not finite"
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 velocity = chart.velocity(state)
         except NotFiniteError:
-            velocity = undefined
+            pass
         except OutsideError as error:
-            velocity, reason = undefined, f"the flow leaves its manifold: {error}"
+            reason = f"the flow leaves its manifold: {error}"
         except BaseException:
             self._gap = ""  # it is this error that ends the flow
             raise
-        if not np.isfinite(velocity).all():
+        if velocity is None or not is_finite(velocity):
             self._gap = f"{reason} at time {time:g}"
             if self._is_first:  # no shorter step helps
                 raise self._failure(time, "")
+            return np.full_like(state, np.nan)
         self._is_first = False
         return velocity
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._arrays import NotFiniteError, random_generator
+from riemdln._arrays import NotFiniteError, Rng, random_generator
 from riemdln._memory import Memory
 from riemdln.metrics import Metric, MetricAt
 
@@ -149,6 +149,10 @@ class MetricManifold(Manifold):
         if not norm > 0:
             raise ValueError("point has no tangent vector of norm one: every direction is frozen")
         return vector / float(norm)  # which leaves the dtype of arrays alone
+
+    def _random(self, rng: Rng) -> np.random.Generator:
+        """The given source of randomness, or the manifold's own for None."""
+        return self._rng if rng is None else random_generator("rng", rng)
 
     def retraction(self, point: Point, tangent_vector: Vector) -> Point:
         """The point that a step leads to.

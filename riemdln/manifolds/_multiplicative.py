@@ -8,6 +8,7 @@ values.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -122,6 +123,8 @@ class MultiplicativeCoordinates(CoordinatesBase):
 class MultiplicativePlace:
     """A matrix X diag(d) Y^T, or a stack of them, and how its factors move."""
 
+    _covector: Blocks | None = None  # of the gradient that was asked for last
+
     def __init__(self, geometry: MatrixGeometry, X: Array, Y: Array, d: Array) -> None:
         self._geometry, self._X, self._Y, self._d = geometry, X, Y, d
 
@@ -133,7 +136,9 @@ class MultiplicativePlace:
     @cached_property
     def frame(self) -> Frame:
         """Its frame, with every singular value to relative accuracy."""
-        return factored_frame(self._X, self._d, self._Y, self.matrix)
+        is_thin = self._d.shape[-1] < min(self._X.shape[-2], self._Y.shape[-2])
+        W = None if is_thin else self.matrix  # which costs are asked of anyway
+        return factored_frame(self._X, self._d, self._Y, W)
 
     @cached_property
     def point(self) -> Any:
@@ -152,7 +157,8 @@ class MultiplicativePlace:
 
     def gradient(self, covector: Any) -> Blocks:
         """The Riemannian gradient of a Euclidean one."""
-        return self._at.sharp(self._geometry.covector(self, covector))
+        self._covector = self._geometry.covector(self, covector)
+        return self._at.sharp(self._covector)
 
     def tangent(self, tangent_vector: Any) -> Blocks:
         """A tangent vector of the manifold."""
@@ -160,9 +166,13 @@ class MultiplicativePlace:
 
     def norm(self, Z: Blocks) -> Array:
         """The norm of a tangent vector in the metric."""
+        self._warn_of_underflow(Z)
         # Not by flat, which takes small singular values for frozen: here they are none.
-        squares = Z.map(lambda z, theta: _quotient(z * z, theta), self._at.theta)
-        return np.sqrt(sum(np.sum(part, axis=(-2, -1)) for part in squares.parts()))
+        root = Z.map(lambda z, theta: _quotient(z, np.sqrt(theta)), self._at.theta)
+        largest = _largest(root)
+        scale = np.where(largest > 0, largest, 1.0)  # squares may leave the range
+        shares = [part / scale[..., None, None] for part in root.parts()]
+        return scale * np.sqrt(sum(np.sum(part * part, axis=(-2, -1)) for part in shares))
 
     def velocity(self, Z: Blocks) -> Array:
         """How the factors move when the matrix moves along a tangent vector."""
@@ -174,9 +184,26 @@ class MultiplicativePlace:
         flat = (*s.shape[:-1], -1)
         return np.concatenate([X.reshape(flat), Y.reshape(flat)], axis=-1).ravel()
 
+    def _warn_of_underflow(self, Z: Blocks) -> None:
+        if self._covector is None:
+            return
+        s = self.singular_values[..., 0]
+        is_lost = (_largest(Z) < np.finfo(float).tiny) & (_largest(self._covector) > 0) & (s > 0)
+        if is_lost.any():
+            warnings.warn(
+                f"W has no singular value above {s[is_lost].max():g}, where its gradient is below "
+                "the range of floating-point numbers, so that it stands still: scale W",
+                stacklevel=3,
+            )
+
     @cached_property
     def _at(self) -> FrameAt:
         return self._geometry.at_frame(self.frame)
+
+
+def _largest(Z: Blocks) -> Array:
+    """The size of the largest entry of a tangent vector, or those of a stack."""
+    return np.max([np.abs(part).max(axis=(-2, -1)) for part in Z.parts()], axis=0)
 
 
 def _moved(U: Array, within: Array, Up: Array | None, s: Array, X: Array) -> Array:
@@ -189,7 +216,7 @@ def _moved(U: Array, within: Array, Up: Array | None, s: Array, X: Array) -> Arr
 
 def _quotient(part: Array, size: Array) -> Array:
     # What has no size moves nothing, whatever turns it.
-    return np.where(size > 0, part / np.where(size > 0, size, 1.0), 0.0)
+    return np.divide(part, size, out=np.zeros(part.shape), where=size > 0)
 
 
 def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Frame:
@@ -209,11 +236,16 @@ def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Fram
     Y : array (..., n, r)
         The right factor.
     W : array (..., m, n), optional
-        The product, if it is there already.
+        The product, if it is there already; at a lower rank it is not formed.
 
     Returns
     -------
     Frame
+
+    Raises
+    ------
+    NotFiniteError
+        If the product overflows.
 
     References
     ----------
@@ -222,15 +254,19 @@ def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Fram
     - Z. Drmac, K. Veselic. New fast and accurate Jacobi SVD algorithm. SIAM J. Matrix Anal. Appl.
       29, 2008.
     """
+    if d.shape[-1] < min(X.shape[-2], Y.shape[-2]):
+        (Q, R), (P, T) = np.linalg.qr(X), np.linalg.qr(Y)
+        left, s, right = factored_frame(R, d, T)
+        return Frame(Q @ left, s, right @ P.mT)
     graded = np.asarray(d[..., -1] < _UNGRADED * d[..., 0])
-    if np.all(graded):
+    if graded.all():
         return _jacobi_frame(X, d, Y)
     if W is None:
-        W = (X * d[..., None, :]) @ Y.mT
-    frame = Frame(*np.linalg.svd(W, full_matrices=False)).at_rank(d.shape[-1])
+        W = finite("the point", (X * d[..., None, :]) @ Y.mT)
+    frame = Frame(*np.linalg.svd(W, full_matrices=False))
     # Factors that are not quite well conditioned may spread the singular values farther than d.
     graded |= frame.s[..., -1] < 0.1 * _UNGRADED * frame.s[..., 0]
-    if np.any(graded):
+    if graded.any():
         for whole, part in zip(frame, _jacobi_frame(X[graded], d[graded], Y[graded]), strict=True):
             whole[graded] = part
     return frame
@@ -240,7 +276,7 @@ def _jacobi_frame(X: Array, d: Array, Y: Array) -> Frame:
     (Q, R), (P, T) = np.linalg.qr(X), np.linalg.qr(Y)
     # The transpose T D R^T of the core has its columns graded as d is, for D R^T D^{-1} is
     # triangular with entries that are not large.
-    core = (T * d[..., None, :]) @ R.mT
+    core = finite("the point", (T * d[..., None, :]) @ R.mT)
     left, s, right = np.empty(core.shape), np.empty(d.shape), np.empty(core.shape)
     for k in np.ndindex(d.shape[:-1]):
         left[k], s[k], right[k] = _jacobi(core[k])

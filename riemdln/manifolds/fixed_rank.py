@@ -231,12 +231,18 @@ class FixedRank(MetricManifold):
         (u, _, vt), (Up, M, Vp) = point, vector
         return FixedRankVector(Up - u @ (u.T @ Up), M, Vp - vt.T @ (vt @ Vp))
 
-    def random_point(self) -> FixedRankPoint:
-        """Uniform random singular vectors, and singular values uniform in (0, 1)."""
-        (m, n), k = self._shape, self._k
+    def random_point(self, rng: Rng = None) -> FixedRankPoint:
+        """Uniform random singular vectors, and singular values uniform in (0, 1).
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator, int or None
+            The source of randomness, or a seed for one; None for that of the manifold.
+        """
+        (m, n), k, rng = self._shape, self._k, self._random(rng)
         # The signs make the distribution of Q uniform.
-        (u, R_u), (v, R_v) = (np.linalg.qr(self._rng.standard_normal((size, k))) for size in (m, n))
-        s = np.sort(self._rng.uniform(size=k))[::-1]
+        (u, R_u), (v, R_v) = (np.linalg.qr(rng.standard_normal((size, k))) for size in (m, n))
+        s = np.sort(rng.uniform(size=k))[::-1]
         return FixedRankPoint(u * np.sign(np.diag(R_u)), s, (v * np.sign(np.diag(R_v))).T)
 
     def zero_vector(self, point: FixedRankPoint) -> FixedRankVector:

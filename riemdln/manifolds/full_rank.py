@@ -143,14 +143,19 @@ class FullRank(MetricManifold):
         vector = self._matrix("tangent_vector", tangent_vector)
         return finite("the end of the geodesic", exponential(self._metric, point, vector))
 
-    def random_point(self) -> Matrix:
+    def random_point(self, rng: Rng = None) -> Matrix:
         """A matrix of independent standard Gaussians, which has full rank with probability one.
 
         Where square matrices with determinants of opposite sign are not connected, as for
         `DeepLinearMetric`, the determinant is positive: the first column takes the sign
         that makes it so.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator, int or None
+            The source of randomness, or a seed for one; None for that of the manifold.
         """
-        point = self._rng.standard_normal(self._shape)
+        point = self._random(rng).standard_normal(self._shape)
         if self._metric.ends_at_lower_rank and self._shape[0] == self._shape[1]:
             point[:, 0] *= np.linalg.slogdet(point)[0]
         return point

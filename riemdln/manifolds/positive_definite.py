@@ -90,11 +90,17 @@ class PositiveDefinite(FullRank):
 
     to_tangent_space = projection
 
-    def random_point(self) -> Matrix:
-        """A matrix with random eigenvectors, its eigenvalues exponentials of Gaussians."""
-        n = self._shape[0]
-        Q = np.linalg.qr(self._rng.standard_normal((n, n)))[0]
-        return _symmetric(Q * np.exp(self._rng.standard_normal(n)) @ Q.T)
+    def random_point(self, rng: Rng = None) -> Matrix:
+        """A matrix with random eigenvectors, its eigenvalues exponentials of Gaussians.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator, int or None
+            The source of randomness, or a seed for one; None for that of the manifold.
+        """
+        n, rng = self._shape[0], self._random(rng)
+        Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+        return _symmetric(Q * np.exp(rng.standard_normal(n)) @ Q.T)
 
     def random_tangent_vector(self, point: ArrayLike) -> Matrix:
         """A random symmetric matrix of norm one, its direction uniform in the metric."""

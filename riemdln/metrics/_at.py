@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from riemdln._arrays import Array, Rng, floating_array, matching_matrix, random_generator
+from riemdln._arrays import Array, Rng, random_generator
 
-__all__ = ["MetricAt", "fitting_stack"]
+__all__ = ["MetricAt"]
 
 # A tangent vector or a covector: an array, or what adds and multiplies with numbers as one.
 Vector = Any
@@ -83,12 +83,19 @@ class MetricAt(abc.ABC):
     def ito_drift(self) -> Vector:
         """The drift that Ito's form of noise adds: see `riemdln.Metric.ito_drift`."""
 
-    def relative_noise_at_rounding(self) -> Array:
-        """The noise of a lost singular value beside its size, and infinity where none is lost.
+    def holds(self, variance: float) -> Any:
+        """Whether the entries of W hold its least singular value in a step of noise.
 
-        Where a singular value is a rounding error c of W, this is A_W^{1/2} / c of one that is c.
+        Parameters
+        ----------
+        variance : float
+            That of the noise, which is A_W^{1/2} times Gaussian numbers; zero for no step.
+
+        Returns
+        -------
+        bool or array of bool (...)
         """
-        return np.inf
+        return np.asarray(True)
 
     def by_default(self, method: str, *vectors: Vector) -> Any:
         """What a method says where the metric does not define it itself."""
@@ -101,7 +108,6 @@ class MetricAt(abc.ABC):
     def inner(self, X: Vector, Y: Vector) -> Array:
         """The inner product g_W(X, Y) = <flat(X), Y> of two tangent vectors."""
         at, there, _ = self.in_frame()
-        Y = X if Y is X else fitting_stack(Y, X)
         x = there("X", X)
         return at.pair(at.flat(x), x if Y is X else there("Y", Y))
 
@@ -180,13 +186,6 @@ class MetricAt(abc.ABC):
             Gaussians.
         """
         return self.root(self.gaussian(random_generator("rng", rng)))
-
-
-def fitting_stack(Y: Array, X: Array) -> Array:
-    """The vector Y, if it goes with X where both are stacks of matrices."""
-    if getattr(X, "shape", None) == getattr(Y, "shape", None):
-        return Y
-    return matching_matrix("Y", Y, "X", floating_array("X", X))
 
 
 def _as_given(name: str, vector: Vector) -> Vector:

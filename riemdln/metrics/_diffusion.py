@@ -70,8 +70,8 @@ class DiffusionAt(Protocol):
         """The logarithm of the volume density of the metric in the states, up to a constant."""
         ...
 
-    def relative_noise_at_rounding(self) -> Any:
-        """See `MetricAt.relative_noise_at_rounding`."""
+    def holds(self, variance: float) -> Any:
+        """Whether the states hold the least singular values: see `MetricAt.holds`."""
         ...
 
     def where(self, condition: Any, other: Any) -> DiffusionAt:
@@ -116,7 +116,7 @@ class _AmbientAt:
         self.points, self._metric, self._at = points, metric, at
         self.sharp, self.root, self.inverse_root = at.sharp, at.root, at.inverse_root
         self.log_volume = at.log_volume
-        self.relative_noise_at_rounding = at.relative_noise_at_rounding
+        self.holds = at.holds
 
     @property
     def singular_values(self) -> Vector:
@@ -185,11 +185,13 @@ class _RootAt:
 
     @cached_property
     def points(self) -> Vector:
-        return (self._U * self.singular_values[..., None, :]) @ self._Vt
+        with np.errstate(invalid="ignore"):  # of infinite singular values
+            return (self._U * self.singular_values[..., None, :]) @ self._Vt
 
     @cached_property
     def singular_values(self) -> Vector:
-        return self._sigma**self._N
+        with np.errstate(over="ignore"):
+            return self._sigma**self._N
 
     def laplacian(self, time: float) -> Vector:
         r"""U diag(d) V^T, d_i = sum_j (1 - a) / (rho_i - rho_j) + (1 - b) / (rho_i + rho_j) + ...
@@ -263,8 +265,8 @@ class _RootAt:
     def log_volume(self) -> Vector:
         return np.zeros(self._sigma.shape[:-1])
 
-    def relative_noise_at_rounding(self) -> float:
-        return np.inf
+    def holds(self, variance: float) -> Any:
+        return np.ones(self._sigma.shape[:-1], dtype=bool)
 
     def where(self, condition: Any, other: _RootAt) -> _RootAt:
         each, rows = condition[:, None, None], condition[:, None]

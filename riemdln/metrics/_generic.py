@@ -6,7 +6,7 @@ The same formulas in closed form stand in `riemdln.metrics._spectral_at`.
 from __future__ import annotations
 
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Self
 
 import autograd
 import autograd.numpy as anp
@@ -66,6 +66,10 @@ class GenericAt(MetricAt):
     def _ask_metric(self, method: str, *vectors: Array) -> Array:
         checked = map(self._vector, VECTORS[method], vectors)
         return self._as_given(getattr(self._metric, method)(self._W, *checked))
+
+    def in_frame(self) -> tuple[Self, Any, Any]:
+        """The metric itself; vectors are checked there under their own names."""
+        return self, self._vector, self._as_given
 
     def sharp(self, P: Array) -> Array:
         return self._ask_metric("sharp", P)
@@ -220,6 +224,10 @@ class StackAt(MetricAt):
     def __init__(self, W: Array, each: list[MetricAt]) -> None:
         self._given, self._each = W, each
 
+    def in_frame(self) -> tuple[Self, Any, Any]:
+        """The metric itself; vectors are checked there under their own names."""
+        return self, self._vector, partial(like, self._given)
+
     def by_default(self, method: str, *vectors: Array) -> Array:
         return self._loop(method, [partial(at.by_default, method) for at in self._each], vectors)
 
@@ -229,12 +237,13 @@ class StackAt(MetricAt):
     def _loop(self, method: str, functions: list[Any], vectors: tuple[Array, ...]) -> Array:
         shape = tuple(self._given.shape)
         names = VECTORS.get(method, ("p", "X"))[: len(vectors)]
-        checked = [
-            matching_matrix(n, V, "W", self._given) for n, V in zip(names, vectors, strict=True)
-        ]
+        checked = list(map(self._vector, names, vectors))
         stacks = [np.broadcast_to(to_numpy(V), shape).reshape(-1, *shape[-2:]) for V in checked]
         answers = [function(*own) for function, *own in zip(functions, *stacks, strict=True)]
         return like(self._given, np.reshape(answers, shape[:-2] if method in _NUMBERS else shape))
+
+    def _vector(self, name: str, vector: Array) -> Array:
+        return finite(name, matching_matrix(name, vector, "W", self._given))
 
     def sharp(self, P: Array) -> Array:
         return self._ask("sharp", P)

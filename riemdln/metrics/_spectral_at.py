@@ -23,6 +23,7 @@ from riemdln._arrays import (
     diagonal_matrix,
     everywhere,
     finite,
+    floating_array,
     largest,
     least,
     like,
@@ -34,7 +35,7 @@ from riemdln._arrays import (
 from riemdln._frame import Blocks, Frame
 from riemdln._memory import same_array
 from riemdln.kernels import Kernel, filled
-from riemdln.metrics._at import MetricAt, fitting_stack
+from riemdln.metrics._at import MetricAt
 from riemdln.metrics._variation import Variation, left_variation
 
 __all__ = ["DenseAt", "FrameAt", "SpectralAt"]
@@ -145,11 +146,16 @@ class FrameAt(MetricAt):
     def inverse_root(self, Z: Blocks) -> Blocks:
         return Z.map(lambda block, theta: block / theta**0.5, self.theta)
 
-    def relative_noise_at_rounding(self) -> Array:
-        """The noise of a lost singular value beside its size, and infinity where none is lost."""
-        level, xp = self.frame.rounding, namespace(self.frame.s)
-        noise = filled(self.kernel(level, level), level) ** 0.5 / level
-        return xp.where(self.frame.s[..., -1] > level, xp.inf, noise)
+    def holds(self, variance: float) -> Array:
+        """Whether the least singular value is more than what disturbs it, or its noise is.
+
+        Rounding errors disturb it, and noise in the entries that it shares with the largest one,
+        whose product does to the second order. Where noise of its own is more, the law forgets it.
+        """
+        s, xp = self.frame.s, namespace(self.frame.s)
+        level = xp.maximum(self.frame.rounding, variance * self.theta.M[..., 0, -1] / s[..., 0])
+        noise = (variance * filled(self.kernel(level, level), level)) ** 0.5
+        return (s[..., -1] > level) | (noise >= level)
 
     def pair(self, p: Blocks, X: Blocks) -> Array:
         return sum(map(paired, p.parts(), X.parts()))
@@ -364,8 +370,8 @@ class SpectralAt(MetricAt):
     def inverse_root(self, Z: Any) -> Any:
         return self.join(self.on_blocks.inverse_root(self.split("Z", Z)))
 
-    def relative_noise_at_rounding(self) -> Array:
-        return self.on_blocks.relative_noise_at_rounding()
+    def holds(self, variance: float) -> Array:
+        return self.on_blocks.holds(variance)
 
     def pair(self, p: Any, X: Any) -> Array:
         return self.on_blocks.pair(self.split("p", p), self.split("X", X))
@@ -433,11 +439,18 @@ class DenseAt(SpectralAt):
 
     def inner(self, X: Array, Y: Array) -> Array:
         """The inner product; the blocks of X are remembered, as solvers ask for its norm first."""
-        Y = X if Y is X else fitting_stack(Y, X)
         known, x, covector = self._known
         if not same_array(known, X):
             x = self.split("X", X)
             covector = self.on_blocks.flat(x)
             if type(X) is np.ndarray:
                 self._known = X.copy(), x, covector
-        return self.on_blocks.pair(covector, x if Y is X else self.split("Y", Y))
+        y = x if Y is X else self.split("Y", _fitting_stack(Y, X))
+        return self.on_blocks.pair(covector, y)
+
+
+def _fitting_stack(Y: Array, X: Array) -> Array:
+    """The vector Y, if it goes with X where both are stacks of matrices."""
+    if getattr(X, "shape", None) == getattr(Y, "shape", None):
+        return Y
+    return matching_matrix("Y", Y, "X", floating_array("X", X))

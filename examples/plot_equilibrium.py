@@ -1,0 +1,259 @@
+r"""
+Equilibrium: what depth and entropy make of singular values
+===========================================================
+
+Noise and a cost E come to an equilibrium. Under the Riemannian Langevin equation at the inverse
+temperature :math:`\beta` its law is (Menon 2024; Menon and Yu 2025)
+
+.. math:: e^{-\beta E + S} \sqrt{\det g} \, dW, \qquad
+          S = \tfrac12 \sum_{i<j} \ln \theta_N(s_i, s_j), \qquad
+          \theta_N(s, t) = \frac{s^2 - t^2}{s^{2/N} - t^{2/N}}.
+
+The volume of :math:`g^N` and the entropy S of the balanced layers depend on the singular values
+alone. With :math:`r = \min(m, n)`, for a cost that does so too, their density is
+
+.. math:: e^{-\beta E} \prod_{i<j} \bigl|(s_i^2 - s_j^2)
+          (s_i^{2/N} - s_j^{2/N})\bigr|^{1/2} \prod_i s_i^{(|m - n| + 1) / N - 1}.
+
+For :math:`E = |W|^2 / 2` this example compares it with draws at four depths, and checks the virial
+identity: what a factor c makes of :math:`\sqrt{\det g} \, dW`, :math:`c^{mn/N}`, and of
+:math:`e^S`, :math:`c^{(1 - 1/N) r (r - 1) / 2}`, says that
+
+.. math:: \beta \langle |W|^2 \rangle = \frac{mn}{N}
+          + \Bigl(1 - \frac1N\Bigr) \frac{r (r - 1)}{2},
+
+where the last term is that of the entropy.
+
+Run it with ``python examples/plot_equilibrium.py``; it writes ``plot_equilibrium.png``.
+"""
+
+# %%
+# Draws
+# -----
+# Many copies of one matrix move for some time. Metropolis steps accept or reject each step of
+# Euler's scheme, so that the law at equilibrium has no error of the step size.
+# The law of :math:`\beta^{1/2} W` is the same at all temperatures; here :math:`\beta = 1`.
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pymanopt
+from scipy.special import gammainc
+from scipy.stats import kstest
+
+import riemdln
+
+DEPTHS = [1, 2, 3, 5]
+rng = np.random.default_rng(0)
+
+
+def problem_at(m, n, depth):
+    """The cost |W|^2 / 2 of each matrix of a stack."""
+    manifold = riemdln.FullRank(m, n, riemdln.DeepLinearMetric(depth))
+
+    @pymanopt.function.numpy(manifold)
+    def cost(W):
+        return np.sum(W**2, axis=(-2, -1)) / 2
+
+    @pymanopt.function.numpy(manifold)
+    def euclidean_gradient(W):
+        return W
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=euclidean_gradient)
+
+
+def equilibrium(m, n, depth, copies, step_size, time=4.0, entropy=True, metropolis=True):
+    """Copies of one matrix that come to equilibrium by half of the time."""
+    r = min(m, n)
+    start = np.zeros((copies, m, n))
+    start[:, range(r), range(r)] = np.linspace(1.5, 0.3, r)
+    return riemdln.langevin_flow(
+        problem_at(m, n, depth),
+        start,
+        np.linspace(0, time, 9),
+        beta=1,
+        step_size=step_size,
+        entropy=entropy,
+        metropolis=metropolis,
+        vectorized=True,
+        rng=rng,
+    )
+
+
+def mean_square(flow):
+    """The mean of |W|^2 in the second half of the time, and its standard error."""
+    of_copies = np.sum(flow.singular_values[5:] ** 2, axis=-1).mean(axis=0)
+    return of_copies.mean(), of_copies.std() / len(of_copies) ** 0.5
+
+
+def virial(m, n, depth, entropy=True):
+    r = min(m, n)
+    return m * n / depth + entropy * (1 - 1 / depth) * r * (r - 1) / 2
+
+
+# %%
+# The law of singular values
+# --------------------------
+# Of 2 x 2 matrices :math:`(s_1, s_2) = R (\cos \varphi, \sin \varphi)` has a density that
+# factorizes, :math:`e^{-\beta R^2 / 2} R^{d - 1}` with d of the virial identity and a
+# function of the angle. So the chance of :math:`s_i \le x` is one integral over the angle. With
+# :math:`\varphi = u^N` its integrand is bounded.
+
+
+def distribution(x, depth, i):
+    """The chance of s_i <= x at equilibrium, on 2 x 2 matrices with the entropy."""
+    ends = np.linspace(0, (np.pi / 4) ** (1 / depth), 301)
+    u = (ends[1:] + ends[:-1]) / 2
+    s = np.array([np.cos(u**depth), np.sin(u**depth)])
+    differences = (s[0] ** 2 - s[1] ** 2) * (s[0] ** (2 / depth) - s[1] ** (2 / depth))
+    weights = differences**0.5 * np.prod(s, axis=0) ** (1 / depth - 1) * u ** (depth - 1)
+    radii = np.divide.outer(np.atleast_1d(x), s[i])
+    return gammainc(virial(2, 2, depth) / 2, radii**2 / 2) @ weights / np.sum(weights)
+
+
+COPIES = 1500
+flows = {depth: equilibrium(2, 2, depth, COPIES, 0.1) for depth in DEPTHS}
+scale = COPIES**-0.5
+for depth, flow in flows.items():
+    draws = flow.singular_values[-1]
+    distances = [kstest(draws[:, i], distribution, args=(depth, i))[0] for i in (0, 1)]
+    small, exact = np.mean(draws[:, 1] < 0.01), distribution(0.01, depth, 1)[0]
+    print(
+        f"depth {depth}: distances of s_1, s_2 to the law {distances[0]:.4f}, {distances[1]:.4f}; "
+        f"s_2 < 0.01 in {small:.1%} of the copies, by the law in {exact:.1%}; "
+        f"{np.mean(flow.acceptance_rates):.0%} of the steps accepted"
+    )
+    assert max(distances) < 2.2 * scale
+print(f"1 / sqrt(K) is {scale:.4f}")
+
+# %%
+# The virial identity
+# -------------------
+# Without the entropy the mean of :math:`\beta |W|^2` is mn / N: depth takes the same share of every
+# shape. The entropy gives some of it back, for each pair of singular values. Greater matrices and
+# depths need shorter steps.
+
+RUNS = {(2, 2): (500, 0.1, 4.0), (2, 4): (400, 0.05, 4.0), (5, 5): (100, 0.01, 2.0)}
+means = {(2, 2, depth, True): mean_square(flow) for depth, flow in flows.items()}
+for (m, n), (copies, step_size, time) in RUNS.items():
+    for depth in (2, 3) if m == 5 else (2, 3, 5):
+        for entropy in (True,) if n == 4 else (True, False):
+            if (m, n, depth, entropy) not in means:
+                means[m, n, depth, entropy] = mean_square(
+                    equilibrium(m, n, depth, copies, step_size, time, entropy=entropy)
+                )
+for (m, n, depth, entropy), (mean, error) in sorted(means.items()):
+    exact = virial(m, n, depth, entropy)
+    print(
+        f"{m} x {n}, depth {depth}, {'with' if entropy else 'without'} entropy: "
+        f"{mean:.3f} +- {error:.3f}, by the identity {exact:.3f}"
+    )
+    assert abs(mean - exact) < 4 * error
+
+# %%
+# The size of a step
+# ------------------
+# Without Metropolis steps Euler's scheme comes to another equilibrium, the farther off the longer
+# its steps are. Longer steps cost less, so that there are more copies of them.
+
+STEPS = np.array([0.025, 0.05, 0.1])
+exact = virial(2, 2, 2)
+euler, adjusted = (
+    np.array(
+        [mean_square(equilibrium(2, 2, 2, round(2e4 * h), h, metropolis=metropolis)) for h in steps]
+    )
+    for steps, metropolis in ((STEPS, False), (2 * STEPS, True))
+)
+for h, (mean, error) in zip(STEPS, euler, strict=True):
+    print(f"depth 2, Euler's steps of {h}: {mean:.3f} +- {error:.3f}, exact {exact:.3f}")
+for h, (mean, error) in zip(2 * STEPS, adjusted, strict=True):
+    print(f"depth 2, Metropolis steps of {h}: {mean:.3f} +- {error:.3f}")
+    assert abs(mean - exact) < 4 * error
+assert euler[-1, 0] - exact > 4 * euler[-1, 1]
+
+# %%
+# The figure
+# ----------
+# Lines are exact, but for those of the last panel. Bars are two standard errors.
+
+COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", 5: "#009E73"}
+MARKERS = {1: "o", 2: "s", 3: "D", 5: "^"}
+figure, ((first, second), (identity, sizes)) = plt.subplots(
+    2, 2, figsize=(9, 7.6), layout="constrained"
+)
+for i, panel, edges in ((0, first, np.linspace(-2, 1, 31)), (1, second, np.linspace(-6, 1, 36))):
+    fine = np.linspace(edges[0], edges[-1], 301)
+    for depth, flow in flows.items():
+        colour, marker = COLOURS[depth], MARKERS[depth]
+        density = np.diff(distribution(10**fine, depth, i)) / np.diff(fine)
+        panel.plot((fine[1:] + fine[:-1]) / 2, density, color=colour, linewidth=1)
+        counts = np.histogram(np.log10(flow.singular_values[-1, :, i]), edges)[0]
+        height = counts / COPIES / np.diff(edges)
+        style = {"color": colour, "marker": marker, "markersize": 3.5, "label": f"depth {depth}"}
+        middles = (edges[1:] + edges[:-1]) / 2
+        panel.plot(middles[counts > 0], height[counts > 0], linestyle="", **style)
+
+SHAPES = {(2, 2): "#000000", (2, 4): "#0072B2", (5, 5): "#D55E00"}
+inverse = np.array([0.0, 1.0])
+for (m, n), colour in SHAPES.items():
+    ends = [virial(m, n, depth) / (m * n) for depth in (np.inf, 1)]
+    identity.plot(inverse, ends, color=colour, linewidth=1)
+identity.plot(inverse, inverse, "--", color="0.5", linewidth=1)
+for (m, n, depth, entropy), (mean, error) in means.items():
+    identity.errorbar(
+        1 / depth,
+        mean / (m * n),
+        2 * error / (m * n),
+        fmt="o" if entropy else "s",
+        markersize=4 if entropy else 3.5,
+        markerfacecolor=None if entropy else "white",
+        color=SHAPES[m, n],
+        elinewidth=1,
+    )
+for (m, n), colour in SHAPES.items():
+    identity.plot([], [], "o-", color=colour, markersize=4, label=rf"${m} \times {n}$")
+identity.plot([], [], "s--", color="0.5", markersize=3.5, mfc="white", label="without entropy")
+
+for steps, results, colour, name in (
+    (STEPS, euler, "#D55E00", "Euler"),
+    (2 * STEPS, adjusted, "#0072B2", "Metropolis"),
+):
+    mean, error = results.T / exact
+    sizes.errorbar(steps, mean, 2 * error, fmt="o-", color=colour, markersize=4, label=name)
+sizes.axhline(1, color="0.5", linewidth=0.8, zorder=0)
+
+first.set(
+    title="Depth changes the large\nsingular value a little ...",
+    xlabel=r"$\log_{10} s_1$",
+    ylabel="density",
+    xlim=(-2, 1),
+    ylim=(0, None),
+)
+second.set(
+    title="... and lets the small one\ncome near zero",
+    xlabel=r"$\log_{10} s_2$",
+    ylabel="density",
+    xlim=(-6, 1),
+    ylim=(0, None),
+)
+identity.set(
+    title="The virial identity: the entropy gives\nback some of what depth takes",
+    xlabel="1 / N",
+    ylabel=r"$\beta \langle |W|^2 \rangle / mn$",
+    xlim=(0, 1.05),
+    ylim=(0, 1.1),
+)
+sizes.set(
+    title="Depth 2: Euler's steps have an error,\nMetropolis steps do not",
+    xlabel="step",
+    ylabel=r"$\beta \langle |W|^2 \rangle$ / exact",
+    xscale="log",
+    xticks=[0.025, 0.05, 0.1, 0.2],
+    xticklabels=["0.025", "0.05", "0.1", "0.2"],
+    ylim=(0.95, 1.3),
+)
+sizes.minorticks_off()
+for panel in (first, second, identity, sizes):
+    panel.grid(alpha=0.25)
+    panel.legend(frameon=False, loc="upper left")
+figure.savefig("plot_equilibrium.png", dpi=150)
+plt.show()
