@@ -370,7 +370,6 @@ class _Run:
         )
         if resting := np.flatnonzero(~accepted.any(axis=1)).tolist():
             message += f"; chains that never moved: {resting}"
-        _, words = self._scheme.account(1)
         return Sample(
             points=points,
             costs=costs,
@@ -379,7 +378,7 @@ class _Run:
             accepted=accepted,
             step_size=self._size,
             nfev=self._scheme.equation.nfev,
-            message=message + words,
+            message=message,
         )
 
 
