@@ -70,11 +70,12 @@ sphinx_gallery_conf = {
             "plot_singular_values.py",
             "plot_through_a_saddle.py",
             "plot_stiff_flows.py",
-            "plot_free_energy.py",
             "plot_matrix_completion.py",
             "plot_ratings.py",
             "plot_brownian_motion.py",
             "plot_equilibrium.py",
+            "plot_free_energy.py",
+            "plot_warm_completion.py",
             "plot_solvers.py",
             "plot_own_metric.py",
         ]
