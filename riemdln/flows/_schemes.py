@@ -178,8 +178,8 @@ class Scheme(abc.ABC):
             return np.zeros(len(states), dtype=bool)
         return np.linalg.slogdet(states)[0] != self._signs
 
-    def _settled(self, states: Vector) -> Vector:
-        """The states, the least singular value of those that have crossed with its other sign."""
+    def _reflected(self, states: Vector) -> Vector:
+        """The states, reflected where they have crossed: the least singular value changes sign."""
         crossed = self._crossed(_checked(states))
         if crossed.any():
             U, s, Vt = np.linalg.svd(states[crossed])
@@ -211,7 +211,7 @@ class Euler(Scheme):
     def step(self, size: float) -> None:
         at, equation = self._start(size), self.equation
         noise = size**0.5 * equation.noise(at, self._gaussian())
-        self._take(self._settled(self.states + size * equation.drift(at, size) + noise))
+        self._take(self._reflected(self.states + size * equation.drift(at, size) + noise))
 
 
 class Splitting(Scheme):
@@ -224,7 +224,7 @@ class Splitting(Scheme):
         self._start(size)
         variance = 2 * size / self.equation.beta
         states = self._descended(self.states, size / 2)
-        states = self.equation.diffusion.shaken(states, variance, self._rng, self._settled)
+        states = self.equation.diffusion.brownian_step(states, variance, self._rng, self._reflected)
         self._take(self._descended(states, size / 2))
 
     def _descended(self, states: Vector, size: float) -> Vector:
@@ -234,7 +234,7 @@ class Splitting(Scheme):
             return states
         half = states + size / 2 * equation.descent(equation.diffusion.at(states))
         middle = equation.diffusion.at(_checked(half))
-        return self._settled(states + size * equation.descent(middle))
+        return self._reflected(states + size * equation.descent(middle))
 
 
 class Metropolis(Scheme):

@@ -18,11 +18,12 @@ __all__ = ["AmbientDiffusion", "Diffusion", "DiffusionAt", "RootDiffusion"]
 
 Vector = NDArray[np.floating[Any]]
 
-# Turns of more than this are all alike.
-_FULL = 1e6
+# Turns are cut at this: they grow without end where singular values go to zero, and what they turn
+# goes to zero there.
+_LONGEST_TURN = 1e6
 
-# From states to those where they belong.
-Settle = Callable[[Vector], Vector]
+# From states beyond a boundary to their mirror images; it leaves others as they are.
+Reflection = Callable[[Vector], Vector]
 
 
 class DiffusionAt(Protocol):
@@ -41,7 +42,8 @@ class DiffusionAt(Protocol):
     def laplacian(self, time: float) -> Vector:
         """The Laplace-Beltrami operator of the metric, applied to the entries of the states.
 
-        It is followed for some time: what would lead beyond zero in that time leads to zero.
+        As a drift that is followed for a time: where m != n it is infinite at lower rank, and what
+        would take a singular value beyond zero in that time takes it to zero.
         """
         ...
 
@@ -93,12 +95,12 @@ class Diffusion(Protocol):
         """The diffusion at some states."""
         ...
 
-    def shaken(
-        self, states: Vector, variance: float, rng: np.random.Generator, settle: Settle
+    def brownian_step(
+        self, states: Vector, variance: float, rng: np.random.Generator, reflect: Reflection
     ) -> Vector:
-        """The states after Brownian motion of a variance, to the weak order two.
+        """The states after Brownian motion of a variance, to weak order two.
 
-        All states on the way, and at its end, are settled: brought to where they belong.
+        States on the way, and those at its end, are reflected where they have left the domain.
         """
         ...
 
@@ -121,8 +123,8 @@ class AmbientDiffusion:
     def at(self, states: Vector) -> DiffusionAt:
         return _AmbientAt(states, self._metric)
 
-    def shaken(
-        self, states: Vector, variance: float, rng: np.random.Generator, settle: Settle
+    def brownian_step(
+        self, states: Vector, variance: float, rng: np.random.Generator, reflect: Reflection
     ) -> Vector:
         r"""By the scheme of Ninomiya and Ninomiya (2009).
 
@@ -142,7 +144,7 @@ class AmbientDiffusion:
             drift = at.coordinate_laplacian() / 2 - at.ito_drift()
             return variance * drift + variance**0.5 * at.root(second)
 
-        return settle(_runge_kutta(along_second, settle(_runge_kutta(along_first, states))))
+        return reflect(_runge_kutta(along_second, reflect(_runge_kutta(along_first, states))))
 
 
 class _AmbientAt:
@@ -188,8 +190,8 @@ class RootDiffusion:
     and N on what leaves the row or the column space of R where m != n. So it is bounded, also where
     rho_i = 0, and sqrt(det g) is constant: the metric's volume is that of the entries of R.
 
-    As the cometric is at least the identity, Brownian motion of R is that of a Gaussian matrix,
-    and what is more turns the frame alone: the singular values rho are those of a Gaussian matrix.
+    The cometric is the identity, whose Brownian motion is a Gaussian matrix, and a rest that is not
+    negative and turns the frame alone. So the singular values rho are those of a Gaussian matrix.
 
     Parameters
     ----------
@@ -212,15 +214,15 @@ class RootDiffusion:
         U, rho, Vt = np.linalg.svd(states, full_matrices=False)
         return _RootAt(self._depth, U, rho / self._depth**0.5, Vt)
 
-    def shaken(
-        self, states: Vector, variance: float, rng: np.random.Generator, settle: Settle
+    def brownian_step(
+        self, states: Vector, variance: float, rng: np.random.Generator, reflect: Reflection
     ) -> Vector:
         """Half of the Gaussian matrix, the turns of the frame, and the other half (Strang 1968)."""
 
         def gaussian() -> Vector:
             return (variance / 2) ** 0.5 * rng.standard_normal(states.shape)
 
-        return settle(self._turned(settle(states + gaussian()), variance, rng) + gaussian())
+        return reflect(self._turned(reflect(states + gaussian()), variance, rng) + gaussian())
 
     def _turned(self, states: Vector, variance: float, rng: np.random.Generator) -> Vector:
         r"""The states U diag(rho) V^T with random turns of U and V.
@@ -290,7 +292,7 @@ class _RootAt:
         with np.errstate(divide="ignore", invalid="ignore"):
             minus = np.where(self._off, (2 * variance / N * (b**2 - 1)) ** 0.5 / (here + there), 0)
             out = ((N - 1) * variance / N) ** 0.5 / self._sigma[..., None, :]
-        minus, out = (np.minimum(np.nan_to_num(turn), _FULL) for turn in (minus, out))
+        minus, out = (np.minimum(np.nan_to_num(turn), _LONGEST_TURN) for turn in (minus, out))
         return (2 * variance / N) ** 0.5 * self._symmetric_turn, minus, out
 
     def sharp(self, covector: Vector) -> Vector:
@@ -431,7 +433,7 @@ def _skew(inner: Vector, outer: Vector, size: int) -> Vector:
 
 
 def _rotation(X: Vector) -> Vector:
-    """The exponential of skew matrices by its rational approximation of order four, a rotation."""
+    """The exponential of skew matrices by its Padé approximant of order four, a rotation."""
     even, odd = np.eye(X.shape[-1]) + X @ X / 12, X / 2
     return np.linalg.solve(even - odd, even + odd)
 

@@ -95,15 +95,7 @@ class GenericAt(MetricAt):
         return self._power(0.5, Z)
 
     def inverse_root(self, Z: Array) -> Array:
-        """The inverse of the root, solved for where the metric defines a root itself."""
-        if "root" in vars(self):
-            return self._inverse(self.root, Z)
         return self._power(-0.5, Z)
-
-    def _inverse(self, function: Any, Z: Array) -> Array:
-        dense = np.array([to_numpy(function(E)).ravel() for E in self._basis]).T
-        z = np.linalg.solve(dense, self._vector("Z", Z).ravel())
-        return self._as_given(z.reshape(self._W.shape))
 
     def _power(self, exponent: float, Z: Array) -> Array:
         values, vectors = np.linalg.eigh(self._dense)
