@@ -168,6 +168,9 @@ def test_states_with_a_condition():
 
 
 class Own(Metric):
+    def __repr__(self):
+        return "Own()"
+
     def sharp(self, W, P):
         return (1 + W**2) * P
 
