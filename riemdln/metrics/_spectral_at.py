@@ -146,7 +146,7 @@ class FrameAt(MetricAt):
     def inverse_root(self, Z: Blocks) -> Blocks:
         return Z.map(lambda block, theta: block / theta**0.5, self.theta)
 
-    def holds(self, variance: float) -> Array:
+    def holds_least_singular_value(self, variance: float) -> Array:
         """Whether the least singular value is more than what disturbs it, or its noise is.
 
         Rounding errors disturb it, and noise in the entries that it shares with the largest one,
@@ -370,8 +370,8 @@ class SpectralAt(MetricAt):
     def inverse_root(self, Z: Any) -> Any:
         return self.join(self.on_blocks.inverse_root(self.split("Z", Z)))
 
-    def holds(self, variance: float) -> Array:
-        return self.on_blocks.holds(variance)
+    def holds_least_singular_value(self, variance: float) -> Array:
+        return self.on_blocks.holds_least_singular_value(variance)
 
     def pair(self, p: Any, X: Any) -> Array:
         return self.on_blocks.pair(self.split("p", p), self.split("X", X))
