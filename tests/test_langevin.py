@@ -447,7 +447,7 @@ def test_progress_is_shown(capsys):
         ({"initial_point": np.zeros((2, 3))}, ValueError, "initial_point must have full rank"),
         ({"vectorized": True}, ValueError, "vectorized=True needs a stack"),
         ({"rng": -1}, ValueError, "rng must be what"),
-        ({"problem": 3}, TypeError, "problem must be a pymanopt.Problem"),
+        ({"problem": 3}, TypeError, "problem must be a pymanopt.Problem or a manifold, got int"),
     ],
 )
 def test_bad_arguments_are_named(change, error, message):

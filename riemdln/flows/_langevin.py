@@ -12,7 +12,7 @@ from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 
 from riemdln._arrays import Rng, increasing_times, positive_number, random_generator
-from riemdln.flows._problem import Asked
+from riemdln.flows._problem import asked_of
 from riemdln.flows._recorder import record
 from riemdln.flows._results import LangevinFlow
 from riemdln.flows._schemes import SCHEMES, Equation, Metropolis
@@ -170,8 +170,7 @@ def equation_of(
     A start may be a function of the manifold.
     """
     beta = positive_number("beta", beta)
-    asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
-    manifold: Any = problem if asked is None else problem.manifold
+    asked, manifold = asked_of(problem, vectorized=vectorized)
     metric = getattr(manifold, "metric", None)
     refused = ValueError(
         "problem must be on an open set of matrices with a metric, such as FullRank, got "

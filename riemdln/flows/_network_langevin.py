@@ -20,7 +20,7 @@ from riemdln._arrays import (
     positive_number,
     random_generator,
 )
-from riemdln.flows._problem import Asked
+from riemdln.flows._problem import Asked, asked_of
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import NetworkLangevinFlow
 from riemdln.flows._stepped import Stepped
@@ -157,8 +157,7 @@ def network_langevin_flow(
     step_size = positive_number("step_size", step_size)
     times = increasing_times("times", times)
     start, is_stack = _start(layers)
-    asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
-    manifold = problem if asked is None else problem.manifold
+    asked, manifold = asked_of(problem, vectorized=vectorized)
     points = start.end_to_end()
     coordinates_around(manifold, points[0], "the end-to-end matrix of layers")
     if asked is not None:
