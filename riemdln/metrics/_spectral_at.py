@@ -289,7 +289,7 @@ class FrameAt(MetricAt):
         Each term has a weight, a function of theta(s_k, s_i) and theta(s_i, s_i).
         """
         if self.frame.leaves_both:
-            raise ValueError("the coordinate Laplacian exists on matrices of full rank only")
+            raise ValueError("drifts of noise exist on matrices of full rank only")
         (m, n), s, theta = self.frame.shape, self.frame.s, self.theta
         xp, r = namespace(s), s.shape[-1]
         column, row = s[..., :, None], s[..., None, :]
