@@ -69,12 +69,12 @@ def langevin_flow(
     scheme : {"euler", "splitting"}
         Euler and Maruyama's scheme has weak order one: expectations are off by a multiple of the
         step. A splitting into steps of noise and steps of the gradient flow has weak order two.
-        Under ``DeepLinearMetric`` of finite depth, without E and S, it gives
-        the singular values their exact law at every step size.
+        Under ``DeepLinearMetric`` of finite depth, without E and S, it gives the singular values
+        their exact law at every step size.
     metropolis : bool
-        Whether each step of Euler's scheme is accepted or rejected, so that the
-        stationary law exp(-beta E + S) sqrt(det g) dW is exact at every step size. Paths are those
-        of the equation in the limit of small steps only.
+        Whether each step of Euler's scheme is accepted or rejected (the Metropolis-adjusted
+        Langevin algorithm), so that the stationary law exp(-beta E + S) sqrt(det g) dW is exact at
+        every step size. Paths are those of the equation in the limit of small steps only.
     vectorized : bool, optional
         Whether the cost and its gradient take the whole stack at once: see `gradient_flow`.
     rng : numpy.random.Generator, int or None

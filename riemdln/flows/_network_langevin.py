@@ -59,8 +59,8 @@ def network_langevin_flow(
 
     of the flat space of all layers: noise on each weight, projected to the tangent space, and the
     drift of its mean curvature. Their end-to-end matrix moves by `langevin_flow` with the
-    entropy under ``DeepLinearMetric(N)`` (Menon 2024). That of this function knows neither
-    metric nor entropy: it is the definition to hold the other against.
+    entropy under ``DeepLinearMetric(N)`` (Menon 2024). This function knows neither metric nor
+    entropy: it is the definition to hold the other against.
 
     Parameters
     ----------
@@ -120,7 +120,8 @@ def network_langevin_flow(
 
         2 (c_a^2 + c_b^2) (M_j)_{ab} - 2 c_a c_b (M_{j-1} + M_{j+1})_{ab} = R_j,
 
-    and a sine transform solves them at every depth.
+    with the change R_j of W_{j+1}^T W_{j+1} - W_j W_j^T that is asked for, and a sine transform
+    solves them at every depth.
 
     Where a square W is singular, balanced layers cross themselves. Those of one weight each are the
     lines (+-x, ..., +-x), and Brownian motion goes on along its line: at determinant zero
