@@ -403,7 +403,8 @@ class DeepLinearKernel(Kernel):
             x = _log_ratio(s, t)
             near, (series, slope) = xp.abs(x) < _NEAR, self._series(x)
             c, q = self._poles(x)
-            # With k = c - q, k' = c (1 - c) - q (1/N - q), and 2 k' - k where nothing cancels is
+            # As k = c - q has the derivative k' = c (1 - c) - q (1/N - q), this is 2 k' - k. It is
+            # used where c and q do not cancel.
             pure = c * (1 - 2 * c) + q * (1 - 2 / self.depth + 2 * q)
             # k' is even, and nothing cancels where x is negative.
             c, q = self._poles(-xp.abs(x))

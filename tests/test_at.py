@@ -539,10 +539,11 @@ def dense_of(point):
     return point[0] * point[1] @ point[2]
 
 
-def test_below_full_rank_there_is_no_laplacian_in_coordinates():
+@pytest.mark.parametrize("drift", ["coordinate_laplacian", "ito_drift"])
+def test_below_full_rank_there_is_no_drift_in_coordinates(drift):
     manifold = FixedRank(4, 4, 2, DeepLinearMetric(2), rng=0)
-    with pytest.raises(ValueError, match="on matrices of full rank only"):
-        manifold.at(manifold.random_point()).coordinate_laplacian()
+    with pytest.raises(ValueError, match="drifts of noise exist on matrices of full rank only"):
+        getattr(manifold.at(manifold.random_point()), drift)()
 
 
 def test_a_kernel_that_ignores_an_argument_has_a_volume_too():

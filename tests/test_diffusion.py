@@ -168,6 +168,9 @@ def test_states_with_a_condition():
 
 
 class Own(Metric):
+    def __repr__(self):
+        return "Own()"
+
     def sharp(self, W, P):
         return (1 + W**2) * P
 
@@ -222,11 +225,16 @@ def test_what_entries_hold_of_the_least_singular_value():
     W = np.array([np.diag([1.0, 1e-20]), np.diag([1.0, 1e-10]), np.diag([1.0, 0.1])])
     infinite, two = DeepLinearMetric(math.inf).at(W), DeepLinearMetric(2).at(W)
     for at in (infinite, two):
-        assert at.holds(0.0).tolist() == [False, True, True]
+        assert at.holds_least_singular_value(0.0).tolist() == [False, True, True]
     # Noise of variance v moves it by v theta(1, s) = v / (2 ln(1 / s)), to the second order.
-    assert infinite.holds(1e-2).tolist() == [False, False, True]
-    assert infinite.holds(1e-12).tolist() == [False, True, True]
-    assert infinite.holds(0.5).tolist() == [False, False, False]
-    assert two.holds(1e-2).tolist() == [True, True, True]
-    assert Own().at(W[0]).holds(0.1)
-    assert RootDiffusion(3).at(W).holds(0.1).all()
+    assert infinite.holds_least_singular_value(1e-2).tolist() == [False, False, True]
+    assert infinite.holds_least_singular_value(1e-12).tolist() == [False, True, True]
+    assert infinite.holds_least_singular_value(0.5).tolist() == [False, False, False]
+    assert two.holds_least_singular_value(1e-2).tolist() == [True, True, True]
+    assert Own().at(W[0]).holds_least_singular_value(0.1)
+    assert RootDiffusion(3).at(W).holds_least_singular_value(0.1).all()
+
+
+def test_the_inverse_root_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="W must have full rank"):
+        DeepLinearMetric(2).at(np.zeros((2, 2))).inverse_root(np.eye(2))

@@ -328,7 +328,7 @@ def test_what_is_refused():
         flow(problem=half_square(3, 3))
     with pytest.raises(ValueError, match="^vectorized=True needs a stack of networks as layers"):
         flow(vectorized=True)
-    with pytest.raises(TypeError, match="^problem must be a pymanopt.Problem"):
+    with pytest.raises(TypeError, match="^problem must be a pymanopt.Problem or a manifold, got"):
         flow(problem=lambda W: 0.0)
     for name in ("beta", "step_size"):
         for value in (0.0, -1.0, np.nan, np.inf):

@@ -12,7 +12,7 @@ from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 
 from riemdln._arrays import Rng, increasing_times, positive_number, random_generator
-from riemdln.flows._problem import Asked
+from riemdln.flows._problem import asked_of
 from riemdln.flows._recorder import record
 from riemdln.flows._results import LangevinFlow
 from riemdln.flows._schemes import SCHEMES, Equation, Metropolis
@@ -69,12 +69,12 @@ def langevin_flow(
     scheme : {"euler", "splitting"}
         Euler and Maruyama's scheme has weak order one: expectations are off by a multiple of the
         step. A splitting into steps of noise and steps of the gradient flow has weak order two.
-        Under ``DeepLinearMetric`` of finite depth, without E and S, it gives
-        the singular values their exact law at every step size.
+        Under ``DeepLinearMetric`` of finite depth, without E and S, it gives the singular values
+        their exact law at every step size.
     metropolis : bool
-        Whether each step of Euler's scheme is accepted or rejected, so that the
-        stationary law exp(-beta E + S) sqrt(det g) dW is exact at every step size. Paths are those
-        of the equation in the limit of small steps only.
+        Whether each step of Euler's scheme is accepted or rejected (the Metropolis-adjusted
+        Langevin algorithm), so that the stationary law exp(-beta E + S) sqrt(det g) dW is exact at
+        every step size. Paths are those of the equation in the limit of small steps only.
     vectorized : bool, optional
         Whether the cost and its gradient take the whole stack at once: see `gradient_flow`.
     rng : numpy.random.Generator, int or None
@@ -170,8 +170,7 @@ def equation_of(
     A start may be a function of the manifold.
     """
     beta = positive_number("beta", beta)
-    asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
-    manifold: Any = problem if asked is None else problem.manifold
+    asked, manifold = asked_of(problem, vectorized=vectorized)
     metric = getattr(manifold, "metric", None)
     refused = ValueError(
         "problem must be on an open set of matrices with a metric, such as FullRank, got "

@@ -20,7 +20,7 @@ from riemdln._arrays import (
     positive_number,
     random_generator,
 )
-from riemdln.flows._problem import Asked
+from riemdln.flows._problem import Asked, asked_of
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import NetworkLangevinFlow
 from riemdln.flows._stepped import Stepped
@@ -59,8 +59,8 @@ def network_langevin_flow(
 
     of the flat space of all layers: noise on each weight, projected to the tangent space, and the
     drift of its mean curvature. Their end-to-end matrix moves by `langevin_flow` with the
-    entropy under ``DeepLinearMetric(N)`` (Menon 2024). That of this function knows neither
-    metric nor entropy: it is the definition to hold the other against.
+    entropy under ``DeepLinearMetric(N)`` (Menon 2024). This function knows neither metric nor
+    entropy: it is the definition to hold the other against.
 
     Parameters
     ----------
@@ -120,7 +120,8 @@ def network_langevin_flow(
 
         2 (c_a^2 + c_b^2) (M_j)_{ab} - 2 c_a c_b (M_{j-1} + M_{j+1})_{ab} = R_j,
 
-    and a sine transform solves them at every depth.
+    with the change R_j of W_{j+1}^T W_{j+1} - W_j W_j^T that is asked for, and a sine transform
+    solves them at every depth.
 
     Where a square W is singular, balanced layers cross themselves. Those of one weight each are the
     lines (+-x, ..., +-x), and Brownian motion goes on along its line: at determinant zero
@@ -157,8 +158,7 @@ def network_langevin_flow(
     step_size = positive_number("step_size", step_size)
     times = increasing_times("times", times)
     start, is_stack = _start(layers)
-    asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
-    manifold = problem if asked is None else problem.manifold
+    asked, manifold = asked_of(problem, vectorized=vectorized)
     points = start.end_to_end()
     coordinates_around(manifold, points[0], "the end-to-end matrix of layers")
     if asked is not None:

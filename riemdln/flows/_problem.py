@@ -13,7 +13,9 @@ from pymanopt.manifolds.manifold import Manifold
 
 from riemdln.manifolds._coordinates import Place
 
-__all__ = ["Asked", "energy_problem", "gradient_of_stacks", "is_own", "require_problem"]
+__all__ = ["Asked", "asked_of", "energy_problem", "gradient_of_stacks", "is_own"]
+
+_PROBLEM_OR_MANIFOLD = "a pymanopt.Problem or a manifold"
 
 
 class Asked:
@@ -35,7 +37,7 @@ class Asked:
     """
 
     def __init__(self, problem: Problem, *, vectorized: bool = False) -> None:
-        require_problem(problem)
+        _require_problem(problem, "a pymanopt.Problem")
         self.nfev = 0
         self._cost = problem.cost
         if not isinstance(vectorized, bool):
@@ -93,18 +95,18 @@ class Asked:
         return gradients
 
 
-def require_problem(problem: Any) -> None:
-    """Refuse what is no problem of pymanopt."""
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
+def asked_of(problem: Any, *, vectorized: bool) -> tuple[Asked | None, Any]:
+    """What a flow asks of a problem, and its manifold; of a manifold alone nothing is asked."""
+    if isinstance(problem, Manifold):
+        return None, problem
+    _require_problem(problem, _PROBLEM_OR_MANIFOLD)
+    return Asked(problem, vectorized=vectorized), problem.manifold
 
 
 def energy_problem(problem: Any) -> Problem:
     """The problem itself, or on a manifold that was given in its place the one without a cost."""
     if not isinstance(problem, Manifold):
-        if not isinstance(problem, Problem):
-            given = type(problem).__name__
-            raise TypeError(f"problem must be a pymanopt.Problem or a manifold, got {given}")
+        _require_problem(problem, _PROBLEM_OR_MANIFOLD)
         return problem
     plain = pymanopt.function.numpy(problem)
     return Problem(
@@ -119,6 +121,11 @@ def is_own(derivative: Any) -> bool:
     """Whether a problem came with a Riemannian derivative of its own."""
     # pymanopt wraps what it was given, and makes the others itself.
     return hasattr(derivative, "__wrapped__")
+
+
+def _require_problem(problem: Any, expected: str) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be {expected}, got {type(problem).__name__}")
 
 
 def _number(cost: Any) -> float:

@@ -35,11 +35,11 @@ Vector = NDArray[np.floating[Any]]
 
 # The share of accepted steps at which long steps and few rejections are in balance: 0.574 is the
 # optimum for product laws of high dimension (Roberts and Rosenthal 1998).
-TARGET = 0.57
+_TARGET = 0.57
 # How fast the logarithm of the step size follows the share of accepted steps.
-GAIN = 0.5
+_GAIN = 0.5
 # A chain that has rested for so many steps is stuck: by chance a moving one does so once in 10^7.
-RESTLESS = 20
+_RESTLESS = 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +58,7 @@ class Sample:
     singular_values : array (chains, count, r)
         Their singular values.
     accepted : array (chains, count)
-        The share of the steps from the draw before it to each draw that were accepted.
+        The share of the `thinning` steps up to each draw that were accepted.
     step_size : float
         The size of the steps.
     nfev : int
@@ -228,12 +228,12 @@ def sample(
 
     Notes
     -----
-    A step is that of Euler's scheme, accepted or rejected by the rule of Metropolis and Hastings
-    (Roberts and Tweedie 1996). In a step of the warm-up of which a share a of the chains has
-    accepted the adapted logarithm of the step size moves by 0.5 (a - 0.57). The first half of the
-    warm-up searches, and a counts as zero while a chain rests. In step k of the second
-    half the move is over k^0.6 (Robbins and Monro 1951; Andrieu and Thoms 2008), and the mean over
-    this half is kept.
+    A step is that of Euler's scheme, accepted or rejected by the rule of Metropolis and Hastings:
+    the Metropolis-adjusted Langevin algorithm, MALA (Roberts and Tweedie 1996). The logarithm of
+    the step size is adapted in the warm-up: after a step that a share a of the chains has accepted
+    it moves by 0.5 (a - 0.57). The first half of the warm-up is a search, in which a counts as zero
+    while any chain has rested for 20 steps. In step k of the second half the move is divided by
+    k^0.6 (Robbins and Monro 1951; Andrieu and Thoms 2008), and the mean over this half is kept.
 
     Where noise does not change the sign of the determinant of square matrices
     (`Metric.changes_determinant_sign`: under ``DeepLinearMetric`` at even depths, at those that are
@@ -250,6 +250,7 @@ def sample(
     References
     ----------
     - G. Menon, T. Yu. An entropy formula for the deep linear network. 2025.
+    - H. Robbins, S. Monro. A stochastic approximation method. Ann. Math. Statist. 1951.
     - G. O. Roberts, R. L. Tweedie. Exponential convergence of Langevin distributions and their
       discrete approximations. Bernoulli 1996.
     - G. O. Roberts, J. S. Rosenthal. Optimal scaling of discrete approximations to Langevin
@@ -343,9 +344,9 @@ class _Run:
                 is_search = k <= half
                 # Far from where the law is steps must be shorter than there. So others that are
                 # there already must not lengthen them before the last chain has come.
-                share = 0.0 if is_search and rest.max() >= RESTLESS else moved.mean()
-                gain = GAIN if is_search else GAIN / (k - half) ** 0.6
-                logs.append(math.log(self._size) + gain * (share - TARGET))
+                share = 0.0 if is_search and rest.max() >= _RESTLESS else moved.mean()
+                gain = _GAIN if is_search else _GAIN / (k - half) ** 0.6
+                logs.append(math.log(self._size) + gain * (share - _TARGET))
                 self._size = math.exp(logs[-1])
             show(1, f"warm-up, step size {self._size:.3g}")
         if self._adapts:

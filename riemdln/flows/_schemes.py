@@ -194,8 +194,8 @@ class Scheme(abc.ABC):
 
     def _start(self, size: float) -> DiffusionAt:
         """The diffusion at the states, if these hold their singular values."""
-        at = self.at()
-        lost = ~np.broadcast_to(at.holds(2 * size / self.equation.beta), self.copies)
+        at, variance = self.at(), 2 * size / self.equation.beta
+        lost = ~np.broadcast_to(at.holds_least_singular_value(variance), self.copies)
         if np.any(lost):
             raise NotFiniteError(
                 f"{np.sum(lost)} of {self.copies} copies have singular values so small beside the "

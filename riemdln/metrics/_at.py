@@ -83,8 +83,11 @@ class MetricAt(abc.ABC):
     def ito_drift(self) -> Vector:
         """The drift that Ito's form of noise adds: see `riemdln.Metric.ito_drift`."""
 
-    def holds(self, variance: float) -> Any:
-        """Whether the entries of W hold its least singular value in a step of noise.
+    def holds_least_singular_value(self, variance: float) -> Any:
+        """Whether the least singular value keeps digits in the entries of W in a step of noise.
+
+        At infinite depth noise spreads singular values without end, until the entries of W have
+        rounding errors above the least one. True unless a metric says otherwise.
 
         Parameters
         ----------

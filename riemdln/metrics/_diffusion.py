@@ -75,8 +75,8 @@ class DiffusionAt(Protocol):
         """The logarithm of the volume density of the metric in the states, up to a constant."""
         ...
 
-    def holds(self, variance: float) -> Any:
-        """Whether the states hold the least singular values: see `MetricAt.holds`."""
+    def holds_least_singular_value(self, variance: float) -> Any:
+        """Whether a step of noise leaves digits: see `MetricAt.holds_least_singular_value`."""
         ...
 
     def where(self, condition: Any, other: Any) -> DiffusionAt:
@@ -153,7 +153,7 @@ class _AmbientAt:
         self.points, self._metric, self._at = points, metric, at
         self.sharp, self.root, self.inverse_root = at.sharp, at.root, at.inverse_root
         self.log_volume = at.log_volume
-        self.holds = at.holds
+        self.holds_least_singular_value = at.holds_least_singular_value
 
     @property
     def singular_values(self) -> Vector:
@@ -338,7 +338,7 @@ class _RootAt:
     def log_volume(self) -> Vector:
         return np.zeros(self._sigma.shape[:-1])
 
-    def holds(self, variance: float) -> Any:
+    def holds_least_singular_value(self, variance: float) -> Any:
         return np.ones(self._sigma.shape[:-1], dtype=bool)
 
     def where(self, condition: Any, other: _RootAt) -> _RootAt:

@@ -144,9 +144,11 @@ class FrameAt(MetricAt):
         return Z.map(lambda block, theta: theta**0.5 * block, self.theta)
 
     def inverse_root(self, Z: Blocks) -> Blocks:
+        if not everywhere(self._least > 0, otherwise=True):
+            raise ValueError("W must have full rank: sharp has no inverse there, and no root of it")
         return Z.map(lambda block, theta: block / theta**0.5, self.theta)
 
-    def holds(self, variance: float) -> Array:
+    def holds_least_singular_value(self, variance: float) -> Array:
         """Whether the least singular value is more than what disturbs it, or its noise is.
 
         Rounding errors disturb it, and noise in the entries that it shares with the largest one,
@@ -289,7 +291,7 @@ class FrameAt(MetricAt):
         Each term has a weight, a function of theta(s_k, s_i) and theta(s_i, s_i).
         """
         if self.frame.leaves_both:
-            raise ValueError("the coordinate Laplacian exists on matrices of full rank only")
+            raise ValueError("drifts of noise exist on matrices of full rank only")
         (m, n), s, theta = self.frame.shape, self.frame.s, self.theta
         xp, r = namespace(s), s.shape[-1]
         column, row = s[..., :, None], s[..., None, :]
@@ -370,8 +372,8 @@ class SpectralAt(MetricAt):
     def inverse_root(self, Z: Any) -> Any:
         return self.join(self.on_blocks.inverse_root(self.split("Z", Z)))
 
-    def holds(self, variance: float) -> Array:
-        return self.on_blocks.holds(variance)
+    def holds_least_singular_value(self, variance: float) -> Array:
+        return self.on_blocks.holds_least_singular_value(variance)
 
     def pair(self, p: Any, X: Any) -> Array:
         return self.on_blocks.pair(self.split("p", p), self.split("X", X))

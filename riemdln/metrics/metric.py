@@ -347,7 +347,7 @@ class Metric(abc.ABC):
         Examples
         --------
         >>> import riemdln
-        >>> riemdln.DeepLinearMetric(depth=2).ito_drift([[3.0]])  # A = 2 w, so (A^{1/2})^2' / 4
+        >>> riemdln.DeepLinearMetric(depth=2).ito_drift([[3.0]])  # A' / 4, of A = 2 w
         array([[0.5]])
         """
         return self._ask("ito_drift", W)
