@@ -70,9 +70,9 @@ class Equation:
             return np.zeros(len(at.points))
         return np.linalg.norm(at.inverse_root(self._gradient(at)), axis=(-2, -1))
 
-    def drift(self, at: DiffusionAt, size: float) -> Vector:
+    def drift(self, at: DiffusionAt, size: float, descent: Vector) -> Vector:
         """The drift of Ito's form, for a step of some size."""
-        return at.laplacian(size / self.beta) / self.beta + self.descent(at)
+        return at.laplacian(size / self.beta) / self.beta + descent
 
     @property
     def has_energy(self) -> bool:
@@ -211,7 +211,8 @@ class Euler(Scheme):
     def step(self, size: float) -> None:
         at, equation = self._start(size), self.equation
         noise = size**0.5 * equation.noise(at, self._gaussian())
-        self._take(self._reflected(self.states + size * equation.drift(at, size) + noise))
+        drift = equation.drift(at, size, equation.descent(at))
+        self._take(self._reflected(self.states + size * drift + noise))
 
 
 class Splitting(Scheme):
@@ -252,11 +253,10 @@ class Metropolis(Scheme):
 
     def step(self, size: float) -> None:
         equation, beta = self.equation, self.equation.beta
-        if self._here is None or self._here.size != size:
-            self._here = self._seen(self.states, self._start(0.0), size)
-        here = self._here
+        here = self._here or self._seen(self.states, self._start(0.0))
         gaussian = self._gaussian()
-        proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
+        drift = equation.drift(here.at, size, here.descent)
+        proposals = here.states + size * drift + size**0.5 * equation.noise(here.at, gaussian)
         outside = _are_far(proposals)
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
@@ -265,8 +265,9 @@ class Metropolis(Scheme):
         if far.any():  # powers of states that are not
             proposals = np.where(far[:, None, None], here.states, proposals)
             at, outside = equation.diffusion.at(proposals), outside | far
-        there = self._seen(proposals, at, size)
-        back = at.inverse_root(here.states - proposals - size * there.drift)
+        there = self._seen(proposals, at)
+        drift = equation.drift(at, size, there.descent)
+        back = at.inverse_root(here.states - proposals - size * drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
         backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
         log_ratio = there.log_weight - backward - (here.log_weight - forward)
@@ -285,19 +286,18 @@ class Metropolis(Scheme):
         """The diffusion at the states."""
         return super().at() if self._here is None else self._here.at
 
-    def _seen(self, states: Vector, at: DiffusionAt, size: float) -> _Seen:
+    def _seen(self, states: Vector, at: DiffusionAt) -> _Seen:
         # The density of a step has the volume sqrt(det g) at its start.
         log_weight = self.equation.log_density(at) + at.log_volume()
-        return _Seen(states, at, size, self.equation.drift(at, size), log_weight)
+        return _Seen(states, at, self.equation.descent(at), log_weight)
 
 
 class _Seen(NamedTuple):
-    """What a Metropolis step of some size needs of K states."""
+    """What a Metropolis step needs of K states."""
 
     states: Vector
     at: DiffusionAt
-    size: float
-    drift: Vector
+    descent: Vector
     log_weight: Vector
 
     def where(self, condition: Any, other: _Seen) -> _Seen:
@@ -306,8 +306,7 @@ class _Seen(NamedTuple):
         return _Seen(
             np.where(each, self.states, other.states),
             self.at.where(condition, other.at),
-            self.size,
-            np.where(each, self.drift, other.drift),
+            np.where(each, self.descent, other.descent),
             np.where(condition, self.log_weight, other.log_weight),
         )
 
