@@ -252,8 +252,7 @@ def test_costs_are_followed_with_the_weak_order_of_the_scheme(scheme, order, dep
     assert slope(sizes, errors) > order + 0.7
 
 
-@pytest.mark.parametrize("entropy", [True, False])
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize(("depth", "entropy"), [(2, True), (3, False)])
 def test_metropolis_steps_keep_the_density_of_equilibrium(depth, entropy):
     """2 x 2, E = |W|^2 / 2: beta E |W|^2 by scaling, at steps where Euler is off."""
     m = n = 2
