@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from riemdln._arrays import NotFiniteError, finite
+from riemdln._arrays import NotFiniteError, finite, point_of_shape
 from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row
 from riemdln.flows._results import FlowError
@@ -103,7 +103,9 @@ class Equation:
     def _gradient(self, at: DiffusionAt) -> Vector:
         """The Riemannian gradient of the cost, as a velocity of states."""
         asked: Any = self._asked
-        gradient = finite("the gradient", asked.given_gradient(at.points, at.points.shape[:1]))
+        given = asked.given_gradient(at.points, at.points.shape[:1])
+        gradient = point_of_shape("the gradient of the cost", given, at.points.shape)
+        gradient = finite("the gradient of the cost", gradient)
         return at.tangent(gradient) if asked.is_riemannian else at.sharp(gradient)
 
 
