@@ -132,7 +132,7 @@ print(f"1 / sqrt(K) is {scale:.4f}")
 # shape. The entropy gives some of it back, for each pair of singular values. Greater matrices and
 # depths need shorter steps.
 
-RUNS = {(2, 2): (500, 0.1, 4.0), (2, 4): (400, 0.05, 4.0), (5, 5): (100, 0.01, 2.0)}
+RUNS = {(2, 2): (500, 0.1, 4.0), (2, 4): (400, 0.05, 4.0), (5, 5): (60, 0.01, 2.0)}
 means = {(2, 2, depth, True): mean_square(flow) for depth, flow in flows.items()}
 for (m, n), (copies, step_size, time) in RUNS.items():
     for depth in (2, 3) if m == 5 else (2, 3, 5):
@@ -159,7 +159,10 @@ STEPS = np.array([0.025, 0.05, 0.1])
 exact = virial(2, 2, 2)
 euler, adjusted = (
     np.array(
-        [mean_square(equilibrium(2, 2, 2, round(2e4 * h), h, metropolis=metropolis)) for h in steps]
+        [
+            mean_square(equilibrium(2, 2, 2, round(1.4e4 * h), h, metropolis=metropolis))
+            for h in steps
+        ]
     )
     for steps, metropolis in ((STEPS, False), (2 * STEPS, True))
 )

@@ -41,7 +41,7 @@ from scipy.stats import ks_2samp
 
 import riemdln
 
-COPIES, BETA = 4000, 2.0
+COPIES, BETA = 3000, 2.0
 DEPTHS = [2, 3]
 TIMES = np.linspace(0, 0.5, 6)
 target = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
