@@ -76,6 +76,9 @@ sphinx_gallery_conf = {
             "plot_ratings.py",
             "plot_brownian_motion.py",
             "plot_equilibrium.py",
+            "plot_noisy_layers.py",
+            "plot_free_energy.py",
+            "plot_warm_completion.py",
             "plot_solvers.py",
             "plot_own_metric.py",
         ]

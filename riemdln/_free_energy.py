@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._arrays import positive_number
+from riemdln._arrays import point_of_shape, positive_number
 from riemdln.flows._problem import energy_problem, gradient_of_stacks, is_own
 
 __all__ = ["free_energy"]
@@ -58,7 +58,7 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
     Where singular values are zero, F has no gradient: asking for it there raises an error in
     pymanopt's manifolds and makes flows shorten their steps. F itself is infinite where two
     singular values are zero, and at infinite depth where one is. Where one is zero at a finite
-    depth F has an edge like that of -|x|^{2/N} at 0, over which an optimizer may step.
+    depth F has an edge there, as the power 2 / N of its size, over which an optimizer may step.
 
     The entropy is asked at a matrix, in which singular values have the rounding errors of the
     largest one. Its pull on those that are smaller is lost, also in flows, which hold them to
@@ -101,19 +101,29 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
 
     def euclidean_gradient(W: Matrix) -> Any:
         of_energy = of_stacks() if np.ndim(W) > 2 else problem.euclidean_gradient
-        return of_energy(W) - metric.entropy_gradient(W) / beta
+        gradient = point_of_shape("the gradient of the cost", of_energy(W), W.shape)
+        return gradient - metric.entropy_gradient(W) / beta
 
     def euclidean_hessian(W: Matrix, X: Matrix) -> Any:
-        return problem.euclidean_hessian(W, X) - metric.entropy_hessian(W, X) / beta
+        hessian = point_of_shape(
+            "the Hessian of the cost", problem.euclidean_hessian(W, X), W.shape
+        )
+        return hessian - metric.entropy_hessian(W, X) / beta
 
     def riemannian_gradient(W: Matrix) -> Any:
-        return problem.riemannian_gradient(W) - metric.sharp(W, metric.entropy_gradient(W)) / beta
+        gradient = point_of_shape(
+            "the gradient of the cost", problem.riemannian_gradient(W), W.shape
+        )
+        return gradient - metric.sharp(W, metric.entropy_gradient(W)) / beta
 
     def riemannian_hessian(W: Matrix, X: Matrix) -> Any:
         of_entropy = manifold.euclidean_to_riemannian_hessian(
             W, metric.entropy_gradient(W), metric.entropy_hessian(W, X), X
         )
-        return problem.riemannian_hessian(W, X) - of_entropy / beta
+        hessian = point_of_shape(
+            "the Hessian of the cost", problem.riemannian_hessian(W, X), W.shape
+        )
+        return hessian - of_entropy / beta
 
     derivatives = [euclidean_gradient, euclidean_hessian]
     if is_own(problem.riemannian_gradient):

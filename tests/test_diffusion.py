@@ -168,6 +168,9 @@ def test_states_with_a_condition():
 
 
 class Own(Metric):
+    def __repr__(self):
+        return "Own()"
+
     def sharp(self, W, P):
         return (1 + W**2) * P
 
@@ -230,3 +233,8 @@ def test_what_entries_hold_of_the_least_singular_value():
     assert two.holds_least_singular_value(1e-2).tolist() == [True, True, True]
     assert Own().at(W[0]).holds_least_singular_value(0.1)
     assert RootDiffusion(3).at(W).holds_least_singular_value(0.1).all()
+
+
+def test_the_inverse_root_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="W must have full rank"):
+        DeepLinearMetric(2).at(np.zeros((2, 2))).inverse_root(np.eye(2))

@@ -17,9 +17,11 @@ from riemdln import (
     LangevinFlow,
     PositiveDefinite,
     SpectralMetric,
+    free_energy,
     gradient_flow,
     langevin_flow,
     load_flow,
+    network_langevin_flow,
 )
 from riemdln.flows._problem import Asked
 from riemdln.flows._schemes import SCHEMES, Equation
@@ -492,8 +494,24 @@ def test_steps_that_fail_say_why():
     with pytest.raises(FlowError, match="no step of 50 from time .*: .*range of floating-point"):
         langevin_flow(quadratic(manifold), times=[0, 200], **far)
     wrong = problem_on(manifold, lambda W: 1.0, lambda W: np.nan * W)
-    with pytest.raises(FlowError, match="the gradient must be finite"):
+    with pytest.raises(FlowError, match="the gradient of the cost must be finite"):
         langevin_flow(wrong, np.eye(2), [0, 1], beta=1.0, step_size=0.1)
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    """The sum over a stack, which would move each copy by the gradients of all."""
+    manifold, start = FullRank(2, 2, DeepLinearMetric(2)), np.tile(np.eye(2), (3, 1, 1))
+    problem = problem_on(
+        manifold, lambda W: np.sum(W**2, axis=(-2, -1)) / 2, lambda W: np.sum(W, axis=0)
+    )
+    options = {"beta": 1.0, "step_size": 0.1, "vectorized": True}
+    message = r"the gradient of the cost must have shape \(3, 2, 2\), got \(2, 2\)"
+    with pytest.raises(ValueError, match=message):
+        langevin_flow(problem, start, [0, 0.1], **options)
+    with pytest.raises(ValueError, match=message):
+        network_langevin_flow(problem, [start, start], [0, 0.1], **options)
+    with pytest.raises(ValueError, match=message):
+        gradient_flow(free_energy(problem, 1.0), start, [0, 0.1], vectorized=True)
 
 
 def test_singular_values_that_a_matrix_does_not_hold_are_refused():

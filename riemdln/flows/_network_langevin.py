@@ -17,6 +17,7 @@ from riemdln._arrays import (
     finite,
     finite_array,
     increasing_times,
+    point_of_shape,
     positive_number,
     random_generator,
 )
@@ -306,7 +307,8 @@ class _Layers:
         """The gradients of the cost in the layers."""
         if self._asked is None:
             return [np.zeros((self.copies, 1, 1))] * len(layers)
-        G = self._asked.euclidean_gradient(self._points, (self.copies,))
+        given = self._asked.euclidean_gradient(self._points, (self.copies,))
+        G = point_of_shape("the gradient of the cost", given, self._points.shape)
         above = list(accumulate(layers[:0:-1], lambda product, W: W.mT @ product, initial=G))[::-1]
         below = accumulate(layers[:-1], lambda product, W: W @ product)
         return [above[0], *(A @ B.mT for A, B in zip(above[1:], below, strict=True))]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from riemdln._arrays import NotFiniteError, finite
+from riemdln._arrays import NotFiniteError, finite, point_of_shape
 from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row
 from riemdln.flows._results import FlowError
@@ -70,9 +70,9 @@ class Equation:
             return np.zeros(len(at.points))
         return np.linalg.norm(at.inverse_root(self._gradient(at)), axis=(-2, -1))
 
-    def drift(self, at: DiffusionAt, size: float) -> Vector:
+    def drift(self, at: DiffusionAt, size: float, descent: Vector) -> Vector:
         """The drift of Ito's form, for a step of some size."""
-        return at.laplacian(size / self.beta) / self.beta + self.descent(at)
+        return at.laplacian(size / self.beta) / self.beta + descent
 
     @property
     def has_energy(self) -> bool:
@@ -103,7 +103,9 @@ class Equation:
     def _gradient(self, at: DiffusionAt) -> Vector:
         """The Riemannian gradient of the cost, as a velocity of states."""
         asked: Any = self._asked
-        gradient = finite("the gradient", asked.given_gradient(at.points, at.points.shape[:1]))
+        given = asked.given_gradient(at.points, at.points.shape[:1])
+        gradient = point_of_shape("the gradient of the cost", given, at.points.shape)
+        gradient = finite("the gradient of the cost", gradient)
         return at.tangent(gradient) if asked.is_riemannian else at.sharp(gradient)
 
 
@@ -211,7 +213,8 @@ class Euler(Scheme):
     def step(self, size: float) -> None:
         at, equation = self._start(size), self.equation
         noise = size**0.5 * equation.noise(at, self._gaussian())
-        self._take(self._reflected(self.states + size * equation.drift(at, size) + noise))
+        drift = equation.drift(at, size, equation.descent(at))
+        self._take(self._reflected(self.states + size * drift + noise))
 
 
 class Splitting(Scheme):
@@ -252,12 +255,13 @@ class Metropolis(Scheme):
 
     def step(self, size: float) -> None:
         equation, beta = self.equation, self.equation.beta
-        if self._here is None or self._here.size != size:
-            at = self._start(0.0)
-            self._here = self._seen(self.states, at, size, equation.costs(at.points))
         here = self._here
+        if here is None:
+            at = self._start(0.0)
+            here = self._seen(self.states, at, equation.costs(at.points))
         gaussian = self._gaussian()
-        proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
+        drift = equation.drift(here.at, size, here.descent)
+        proposals = here.states + size * drift + size**0.5 * equation.noise(here.at, gaussian)
         outside = _are_far(proposals)
         proposals = np.where(outside[:, None, None], here.states, proposals)
         outside |= self._crossed(proposals)
@@ -272,8 +276,9 @@ class Metropolis(Scheme):
             proposals = np.where(undefined[:, None, None], here.states, proposals)
             costs = np.where(undefined, here.costs, costs)
             at, outside = equation.diffusion.at(proposals), outside | undefined
-        there = self._seen(proposals, at, size, costs)
-        back = at.inverse_root(here.states - proposals - size * there.drift)
+        there = self._seen(proposals, at, costs)
+        drift = equation.drift(at, size, there.descent)
+        back = at.inverse_root(here.states - proposals - size * drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
         backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
         log_ratio = there.log_weight - backward - (here.log_weight - forward)
@@ -292,20 +297,19 @@ class Metropolis(Scheme):
         """The diffusion at the states."""
         return super().at() if self._here is None else self._here.at
 
-    def _seen(self, states: Vector, at: DiffusionAt, size: float, costs: Vector) -> _Seen:
+    def _seen(self, states: Vector, at: DiffusionAt, costs: Vector) -> _Seen:
         # One volume sqrt(det g) is that of the stationary density, one of the density of a step.
         log_weight = self.equation.log_weight(at, costs) + 2 * at.log_volume()
-        return _Seen(states, at, size, costs, self.equation.drift(at, size), log_weight)
+        return _Seen(states, at, costs, self.equation.descent(at), log_weight)
 
 
 class _Seen(NamedTuple):
-    """What a Metropolis step of some size needs of K states."""
+    """What a Metropolis step needs of K states."""
 
     states: Vector
     at: DiffusionAt
-    size: float
     costs: Vector
-    drift: Vector
+    descent: Vector
     log_weight: Vector
 
     def where(self, condition: Any, other: _Seen) -> _Seen:
@@ -314,9 +318,8 @@ class _Seen(NamedTuple):
         return _Seen(
             np.where(each, self.states, other.states),
             self.at.where(condition, other.at),
-            self.size,
             np.where(condition, self.costs, other.costs),
-            np.where(each, self.drift, other.drift),
+            np.where(each, self.descent, other.descent),
             np.where(condition, self.log_weight, other.log_weight),
         )
 

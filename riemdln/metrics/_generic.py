@@ -69,7 +69,7 @@ class GenericAt(MetricAt):
 
     def in_frame(self) -> tuple[Self, Any, Any]:
         """The metric itself; vectors are checked there under their own names."""
-        return self, self._vector, self._as_given
+        return self, self._named, self._as_given
 
     def sharp(self, P: Array) -> Array:
         return self._ask_metric("sharp", P)
@@ -149,9 +149,11 @@ class GenericAt(MetricAt):
 
         return self._as_given(sum(map(along, self._basis)) / 2)
 
+    def _named(self, name: str, vector: Array) -> Array:
+        return finite(name, point_of_shape(name, vector, self._W.shape))
+
     def _vector(self, name: str, vector: Array) -> Array:
-        vector = finite(name, point_of_shape(name, vector, self._W.shape))
-        return to_numpy(vector).astype(np.float64)
+        return to_numpy(self._named(name, vector)).astype(np.float64)
 
     def _as_given(self, value: Array) -> Array:
         value = like(self._given, value)

@@ -144,6 +144,8 @@ class FrameAt(MetricAt):
         return Z.map(lambda block, theta: theta**0.5 * block, self.theta)
 
     def inverse_root(self, Z: Blocks) -> Blocks:
+        if not everywhere(self._least > 0, otherwise=True):
+            raise ValueError("W must have full rank: sharp has no inverse there, and no root of it")
         return Z.map(lambda block, theta: block / theta**0.5, self.theta)
 
     def holds_least_singular_value(self, variance: float) -> Array:

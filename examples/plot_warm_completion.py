@@ -1,0 +1,184 @@
+r"""
+Matrix completion at temperature: noise melts the low rank
+==========================================================
+
+Depth prefers low rank: a deep linear network completes a matrix of rank one from half of its
+entries. What is left of that when its training is noisy? With noise that keeps the layers balanced
+and weight decay the end-to-end matrix W comes to an equilibrium (Menon 2024; Menon and Yu 2025),
+
+.. math:: e^{-\beta E + S} \sqrt{\det g} \, dW, \qquad
+          E = \tfrac12 \sum_{(i, j) \text{ observed}} (W - T)_{ij}^2
+              + \frac{\mu}{2} \sum_{k=1}^N |W_k|^2, \qquad
+          |W_k|^2 = \sum_i s_i^{2/N},
+
+with the entropy S of the balanced layers. In the words of Bayes it is the posterior of a network
+with balanced layers, :math:`\beta` being the precision of the data and :math:`\beta \mu` that of a
+Gaussian prior of the weights.
+
+This example draws from it by ``riemdln.sample`` at depths 2 and 3. At low temperature
+:math:`1 / \beta` depth keeps the rank and the error on the unobserved entries low. Noise raises
+both, at depth 2 sooner than at depth 3. In the end it does away with all that depth is good for:
+the error is no less than that of depth 1, which knows nothing of the unobserved entries.
+
+Run it with ``python examples/plot_warm_completion.py``; it writes ``plot_warm_completion.png``.
+"""
+
+# %%
+# The problem
+# -----------
+# The target is a 6 x 6 matrix of rank one with the singular value 3. Three entries of each row and
+# column are observed. The effective rank (Roy and Vetterli 2007) is exp(H), where H is the entropy
+# of the singular values divided by their sum.
+#
+# Weight decay is needed. Volume and entropy fall with the norm of W as
+# :math:`|W|^{-(1 - 1/N) n (n + 1) / 2}`: as the power -14 at depth 3, and the unobserved entries,
+# which cost nothing else, have 18 dimensions to go to.
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pymanopt
+from scipy.stats import entropy
+
+import riemdln
+
+SIZE, DECAY, CHAINS = 6, 0.2, 16
+TEMPERATURES = np.array([0.001, 0.003, 0.01, 0.03, 0.1])
+rng = np.random.default_rng(0)
+left, right = np.linalg.qr(rng.standard_normal((2, SIZE, 1)))[0]
+target = left * 3 @ right.T
+i = np.arange(SIZE)
+observed = (i[:, None] + i) % SIZE < SIZE // 2
+observed = observed[rng.permutation(SIZE)][:, rng.permutation(SIZE)]
+
+
+def problem_at(depth):
+    """The squared error on the observed entries and the weight decay of balanced layers."""
+    manifold = riemdln.FullRank(SIZE, SIZE, riemdln.DeepLinearMetric(depth))
+
+    @pymanopt.function.numpy(manifold)
+    def cost(W):
+        s = np.linalg.svd(W, compute_uv=False)
+        decay = DECAY * depth / 2 * np.sum(s ** (2 / depth), axis=-1)
+        return np.sum(observed * (W - target) ** 2, axis=(-2, -1)) / 2 + decay
+
+    @pymanopt.function.numpy(manifold)
+    def euclidean_gradient(W):
+        u, s, vt = np.linalg.svd(W)
+        return observed * (W - target) + DECAY * (u * s[..., None, :] ** (2 / depth - 1)) @ vt
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=euclidean_gradient)
+
+
+def effective_rank(W):
+    return np.exp(entropy(np.linalg.svd(W, compute_uv=False), axis=-1))
+
+
+def relative_error(W):
+    """The error on the entries that are not observed, relative to them."""
+    difference = np.linalg.norm((W - target)[..., ~observed], axis=-1)
+    return difference / np.linalg.norm(target[~observed])
+
+
+# %%
+# Draws
+# -----
+# First the flow without noise, to the time 20. The chains of each temperature start around its end,
+# not quite as far from it as noise will take them. Steps have the size that ``riemdln.sample``
+# finds in a longer warm-up when it is not given any. At depth 1 no chain is needed: all entries
+# are independent and Gaussian, those observed with the mean :math:`T / (1 + \mu)` and the
+# variance :math:`1 / \beta (1 + \mu)`, the others with the mean zero and :math:`1 / \beta \mu`.
+
+DEPTHS = [1, 2, 3]
+STEPS = {2: [0.11, 0.1, 0.085, 0.065, 0.04], 3: [0.045, 0.045, 0.035, 0.025, 0.014]}
+COUNT = 20
+
+
+def draws_at_depth_1(temperature):
+    deviations = np.sqrt(temperature / (observed + DECAY))
+    noise = rng.standard_normal((CHAINS, COUNT, SIZE, SIZE))
+    return observed * target / (1 + DECAY) + deviations * noise
+
+
+def draws_at(depth, temperature, step_size):
+    around = rng.standard_normal((CHAINS, SIZE, SIZE))
+    return riemdln.sample(
+        problem_at(depth),
+        1 / temperature,
+        COUNT,
+        chains=CHAINS,
+        initial_point=cold[depth] + np.sqrt(temperature / (2 * DECAY)) * around,
+        step_size=step_size,
+        warmup=300,
+        vectorized=True,
+        rng=rng,
+    ).points
+
+
+cold = {1: observed * target / (1 + DECAY)}
+draws = {(1, temperature): draws_at_depth_1(temperature) for temperature in TEMPERATURES}
+for depth, steps in STEPS.items():
+    flow = riemdln.gradient_flow(problem_at(depth), 0.3 * np.eye(SIZE), [0.0, 20.0], rtol=1e-6)
+    cold[depth] = flow.points[-1]
+    for temperature, step_size in zip(TEMPERATURES, steps, strict=True):
+        draws[depth, temperature] = draws_at(depth, temperature, step_size)
+
+# %%
+# Rank and error
+# --------------
+# The mean of all draws, with the standard error of the means of the chains.
+
+MEASURES = {"effective rank": effective_rank, "relative error": relative_error}
+measured = {}
+for depth in DEPTHS:
+    words = []
+    for name, measure in MEASURES.items():
+        of_chains = np.array([measure(draws[depth, t]).mean(axis=1) for t in TEMPERATURES])
+        means, errors = of_chains.mean(axis=1), of_chains.std(axis=1) / CHAINS**0.5
+        measured[depth, name] = means, errors
+        values = ", ".join(f"{x:.2f} +- {e:.2f}" for x, e in zip(means, errors, strict=True))
+        words.append(f"{name} {measure(cold[depth]):.2f} without noise, then {values}")
+        assert np.all(np.diff(means) > 0)
+    print(f"depth {depth}: " + "; ".join(words))
+print(f"temperatures: {', '.join(f'{t:g}' for t in TEMPERATURES)}")
+for name in MEASURES:
+    means, errors = np.moveaxis([measured[depth, name] for depth in DEPTHS], 1, 0)
+    # The deeper the lower, far from the highest temperature.
+    assert np.all(np.diff(means, axis=0)[:, :3] < -2 * errors[1:, :3])
+assert np.all(means[1:, -1] > means[0, -1] - 3 * errors[1:, -1])
+
+# %%
+# The figure
+# ----------
+# Below, one draw of each depth at the temperature 0.01.
+
+COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00"}
+figure = plt.figure(figsize=(9, 6.6), layout="constrained")
+upper, lower = figure.subfigures(2, 1, height_ratios=[1.9, 1])
+for panel, (name, measure) in zip(upper.subplots(1, 2), MEASURES.items(), strict=True):
+    for depth, colour in COLOURS.items():
+        means, errors = measured[depth, name]
+        style = {"color": colour, "markersize": 5, "elinewidth": 1}
+        panel.errorbar(TEMPERATURES, means, 2 * errors, fmt="o-", label=f"depth {depth}", **style)
+        panel.plot(3e-4, measure(cold[depth]), "D", color=colour, markersize=5)
+    panel.plot([], [], "D", color="0.5", markersize=5, label="without noise")
+    panel.set(xscale="log", xlabel=r"temperature $1 / \beta$", xlim=(2e-4, 0.15))
+    panel.grid(alpha=0.25)
+ranks, errors = upper.axes
+ranks.set(title="Noise melts the low rank,\nthat of greater depths later", ylabel="effective rank")
+errors.set(
+    title="Where it is hot,\ndepth is of no use",
+    ylabel="relative error on unobserved entries",
+    ylim=(0, None),
+)
+ranks.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
+errors.legend(frameon=False, loc="upper left")
+
+images = {"target": target, "observed": np.where(observed, target, np.nan)}
+images |= {f"depth {depth}": draws[depth, 0.01][0, -1] for depth in DEPTHS}
+for panel, (title, W) in zip(lower.subplots(1, 5), images.items(), strict=True):
+    image = panel.imshow(W, cmap="RdBu_r", vmin=-1.5, vmax=1.5)
+    panel.set(title=title, xticks=[], yticks=[])
+lower.axes[3].set_xlabel("one draw of each depth at the temperature 0.01")
+lower.colorbar(image, ax=lower.axes, shrink=0.8, aspect=12, pad=0.02)
+figure.savefig("plot_warm_completion.png", dpi=150)
+plt.show()
