@@ -162,6 +162,26 @@ def test_a_metric_of_ones_own_has_its_law():
     assert abs(deviation(result.costs, mean_square(2, 4, 2, entropy=False) / 4)) < STANDARD_ERRORS
 
 
+def test_an_infinite_cost_is_a_wall():
+    """Matrices that are uniform in a ball, outside of which there is no gradient."""
+
+    def is_inside(W):
+        return np.sum(W**2, axis=(-2, -1)) < 1
+
+    problem = problem_of(
+        1,
+        3,
+        DeepLinearMetric(1),
+        lambda W: np.where(is_inside(W), 0.0, np.inf),
+        lambda W: np.where(is_inside(W)[..., None, None], 0.0, np.nan) * W,
+    )
+    result = sample(
+        problem, 1.0, 8, chains=400, initial_point=[[0.1, 0.0, 0.0]], step_size=0.1,
+        warmup=60, thinning=6, vectorized=True, rng=0,
+    )  # fmt: skip
+    assert abs(deviation(result.singular_values[..., 0] ** 2, 3 / 5)) < STANDARD_ERRORS
+
+
 @pytest.mark.parametrize("stiffness", [1e-6, 1.0, 1e6])
 def test_the_step_size_is_adapted_to_the_cost(stiffness):
     problem = problem_of(

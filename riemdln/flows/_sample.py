@@ -182,8 +182,9 @@ def sample(
     ----------
     problem : pymanopt.Problem or manifold
         The cost and the manifold, `FullRank` with any metric. The manifold itself stands for the
-        cost E = 0. That the law has a finite integral, so that it is a law at all, cannot be known
-        from here: E must grow fast enough with W, and so without a cost it has none.
+        cost E = 0. Where E is infinite or NaN there are no draws, and its gradient is not asked
+        for. That the law has a finite integral, so that it is a law at all, cannot be known from
+        here: E must grow fast enough with W, and so without a cost it has none.
     beta : float
         The inverse temperature, positive.
     count : int

@@ -245,7 +245,7 @@ class Metropolis(Scheme):
 
     Of a proposal W' from W the chance is that of Hastings: with the density q(W' | W) of the step,
     min(1, pi(W') q(W | W') / (pi(W) q(W' | W))). A proposal to a determinant of a sign that it
-    cannot have is rejected.
+    cannot have, or where the cost is infinite or NaN, is rejected.
     """
 
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
@@ -255,7 +255,10 @@ class Metropolis(Scheme):
 
     def step(self, size: float) -> None:
         equation, beta = self.equation, self.equation.beta
-        here = self._here or self._seen(self.states, self._start(0.0))
+        here = self._here
+        if here is None:
+            at = self._start(0.0)
+            here = self._seen(self.states, at, equation.costs(at.points))
         gaussian = self._gaussian()
         drift = equation.drift(here.at, size, here.descent)
         proposals = here.states + size * drift + size**0.5 * equation.noise(here.at, gaussian)
@@ -267,7 +270,13 @@ class Metropolis(Scheme):
         if far.any():  # powers of states that are not
             proposals = np.where(far[:, None, None], here.states, proposals)
             at, outside = equation.diffusion.at(proposals), outside | far
-        there = self._seen(proposals, at)
+        costs = equation.costs(at.points)
+        undefined = ~(costs < np.inf)
+        if undefined.any():  # and so there need not be a gradient
+            proposals = np.where(undefined[:, None, None], here.states, proposals)
+            costs = np.where(undefined, here.costs, costs)
+            at, outside = equation.diffusion.at(proposals), outside | undefined
+        there = self._seen(proposals, at, costs)
         drift = equation.drift(at, size, there.descent)
         back = at.inverse_root(here.states - proposals - size * drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
@@ -288,10 +297,10 @@ class Metropolis(Scheme):
         """The diffusion at the states."""
         return super().at() if self._here is None else self._here.at
 
-    def _seen(self, states: Vector, at: DiffusionAt) -> _Seen:
-        # The density of a step has the volume sqrt(det g) at its start.
-        log_weight = self.equation.log_density(at) + at.log_volume()
-        return _Seen(states, at, self.equation.descent(at), log_weight)
+    def _seen(self, states: Vector, at: DiffusionAt, costs: Vector) -> _Seen:
+        # One volume sqrt(det g) is that of the stationary density, one of the density of a step.
+        log_weight = self.equation.log_weight(at, costs) + 2 * at.log_volume()
+        return _Seen(states, at, costs, self.equation.descent(at), log_weight)
 
 
 class _Seen(NamedTuple):
@@ -299,6 +308,7 @@ class _Seen(NamedTuple):
 
     states: Vector
     at: DiffusionAt
+    costs: Vector
     descent: Vector
     log_weight: Vector
 
@@ -308,6 +318,7 @@ class _Seen(NamedTuple):
         return _Seen(
             np.where(each, self.states, other.states),
             self.at.where(condition, other.at),
+            np.where(condition, self.costs, other.costs),
             np.where(each, self.descent, other.descent),
             np.where(condition, self.log_weight, other.log_weight),
         )
