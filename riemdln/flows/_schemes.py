@@ -244,7 +244,7 @@ class Metropolis(Scheme):
 
     Of a proposal W' from W the chance is that of Hastings: with the density q(W' | W) of the step,
     min(1, pi(W') q(W | W') / (pi(W) q(W' | W))). A proposal to a determinant of a sign that it
-    cannot have is rejected.
+    cannot have is rejected, and so is one where the cost is infinite or NaN.
     """
 
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
@@ -255,7 +255,8 @@ class Metropolis(Scheme):
     def step(self, size: float) -> None:
         equation, beta = self.equation, self.equation.beta
         if self._here is None or self._here.size != size:
-            self._here = self._seen(self.states, self._start(0.0), size)
+            at = self._start(0.0)
+            self._here = self._seen(self.states, at, size, equation.costs(at.points))
         here = self._here
         gaussian = self._gaussian()
         proposals = here.states + size * here.drift + size**0.5 * equation.noise(here.at, gaussian)
@@ -267,7 +268,13 @@ class Metropolis(Scheme):
         if far.any():  # powers of states that are not
             proposals = np.where(far[:, None, None], here.states, proposals)
             at, outside = equation.diffusion.at(proposals), outside | far
-        there = self._seen(proposals, at, size)
+        costs = equation.costs(at.points)
+        barred = ~(costs < np.inf)  # of density zero: gradients need not exist there
+        if barred.any():
+            proposals = np.where(barred[:, None, None], here.states, proposals)
+            at, outside = at.where(~barred, here.at), outside | barred
+            costs = np.where(barred, here.costs, costs)
+        there = self._seen(proposals, at, size, costs)
         back = at.inverse_root(here.states - proposals - size * there.drift)
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
         backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
@@ -287,10 +294,10 @@ class Metropolis(Scheme):
         """The diffusion at the states."""
         return super().at() if self._here is None else self._here.at
 
-    def _seen(self, states: Vector, at: DiffusionAt, size: float) -> _Seen:
-        # The density of a step has the volume sqrt(det g) at its start.
-        log_weight = self.equation.log_density(at) + at.log_volume()
-        return _Seen(states, at, size, self.equation.drift(at, size), log_weight)
+    def _seen(self, states: Vector, at: DiffusionAt, size: float, costs: Vector) -> _Seen:
+        # The density of a step has the volume sqrt(det g) at its start, and so has pi.
+        log_weight = self.equation.log_weight(at, costs) + 2 * at.log_volume()
+        return _Seen(states, at, size, costs, self.equation.drift(at, size), log_weight)
 
 
 class _Seen(NamedTuple):
@@ -299,6 +306,7 @@ class _Seen(NamedTuple):
     states: Vector
     at: DiffusionAt
     size: float
+    costs: Vector
     drift: Vector
     log_weight: Vector
 
@@ -309,6 +317,7 @@ class _Seen(NamedTuple):
             np.where(each, self.states, other.states),
             self.at.where(condition, other.at),
             self.size,
+            np.where(condition, self.costs, other.costs),
             np.where(each, self.drift, other.drift),
             np.where(condition, self.log_weight, other.log_weight),
         )
