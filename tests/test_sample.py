@@ -140,6 +140,38 @@ def test_mean_squares_where_eulers_scheme_is_off(m, n, entropy):
     assert deviation(flow.costs[1:].T, expectation) > 2 * STANDARD_ERRORS
 
 
+@pytest.mark.parametrize("beyond", [np.inf, np.nan])
+def test_a_barrier_is_kept(beyond):
+    """E = -ln(1 - w^2), which has neither a value nor a gradient beyond one, where 5 E[w^2] = 1."""
+    manifold = FullRank(1, 1, DeepLinearMetric(1))
+    plain = pymanopt.function.numpy(manifold)
+
+    def inside(value, W):
+        return np.where(np.abs(W) < 1, value(np.clip(W, -0.999999, 0.999999)), beyond)
+
+    problem = pymanopt.Problem(
+        manifold,
+        plain(lambda W: inside(lambda W: -np.log(1 - W**2), W)[..., 0, 0]),
+        euclidean_gradient=plain(lambda W: inside(lambda W: 2 * W / (1 - W**2), W)),
+    )
+    start = np.full((200, 1, 1), 0.3)
+    draws = sample(
+        problem,
+        1.0,
+        50,
+        chains=200,
+        step_size=0.1,
+        warmup=20,
+        thinning=4,
+        initial_point=start,
+        vectorized=True,
+        rng=0,
+    )
+    means = np.mean(draws.points**2, axis=(1, 2, 3))
+    assert np.all(np.abs(draws.points) < 1)
+    assert abs(np.mean(means) - 0.2) < 3 * np.std(means) / len(means) ** 0.5
+
+
 def test_a_metric_of_constant_volume_has_the_law_of_gaussian_matrices():
     metric = KroneckerMetric(np.diag([1.0, 2.0]), np.diag([3.0, 1.0, 0.5]))
     result = sample(

@@ -108,7 +108,8 @@ def langevin_flow(
     determinant changes sign at odd depths, and at even ones it comes back with
     the sign that it had. This is what happens here (`Metric.changes_determinant_sign`); at depths
     that are no whole number the determinant keeps its sign, and at infinite depth it never is zero.
-    Metropolis steps to a sign that it cannot have are rejected.
+    Metropolis steps to a sign that it cannot have are rejected, and so are those to a cost that is
+    infinite or NaN, where no gradient is asked.
 
     Whatever ends it early carries what was computed until then: see `gradient_flow`.
 

@@ -275,7 +275,7 @@ class Metropolis(Scheme):
         if undefined.any():  # and so there need not be a gradient
             proposals = np.where(undefined[:, None, None], here.states, proposals)
             costs = np.where(undefined, here.costs, costs)
-            at, outside = equation.diffusion.at(proposals), outside | undefined
+            at, outside = at.where(~undefined, here.at), outside | undefined
         there = self._seen(proposals, at, costs)
         drift = equation.drift(at, size, there.descent)
         back = at.inverse_root(here.states - proposals - size * drift)
