@@ -8,7 +8,6 @@ pymanopt's optimizers, and the networks and flows to compare it with.
 from importlib.metadata import version
 
 from riemdln import checks, geodesics, kernels, retractions, transports
-from riemdln._free_energy import free_energy
 from riemdln.completion import MatrixCompletion
 from riemdln.flows import (
     Flow,
@@ -17,6 +16,7 @@ from riemdln.flows import (
     NetworkFlow,
     NetworkLangevinFlow,
     Sample,
+    free_energy,
     gradient_flow,
     langevin_flow,
     load_flow,

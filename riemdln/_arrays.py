@@ -172,6 +172,13 @@ def real_depth(name: str, value: Any) -> float:
     return depth
 
 
+def true_or_false(name: str, value: Any) -> bool:
+    """The value, if it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def integer(name: str, value: Any, *, least: int = 1) -> int:
     """The value as an int, if it is a whole number not below `least`."""
     number = real_number(name, value)

@@ -390,7 +390,9 @@ def test_singular_matrices_have_no_gradient(depth):
     ids=str,
 )
 def test_what_has_no_entropy_says_so(manifold):
-    with pytest.raises(TypeError, match="^problem must be on .* with a DeepLinearMetric, the only"):
+    with pytest.raises(
+        ValueError, match="^problem must be on .* with a DeepLinearMetric, the only"
+    ):
         free_energy(manifold, 1.0)
 
 

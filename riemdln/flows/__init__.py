@@ -1,6 +1,7 @@
 """Flows on a manifold and on a network's layers: down a gradient, and with noise."""
 
 from riemdln.flows._files import load_flow
+from riemdln.flows._free_energy import free_energy
 from riemdln.flows._gradient import gradient_flow
 from riemdln.flows._langevin import langevin_flow
 from riemdln.flows._network import network_flow
@@ -15,6 +16,7 @@ __all__ = [
     "NetworkFlow",
     "NetworkLangevinFlow",
     "Sample",
+    "free_energy",
     "gradient_flow",
     "langevin_flow",
     "load_flow",

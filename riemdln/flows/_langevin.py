@@ -11,7 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._arrays import Rng, increasing_times, positive_number, random_generator
+from riemdln._arrays import (
+    Rng,
+    increasing_times,
+    positive_number,
+    random_generator,
+    true_or_false,
+)
 from riemdln.flows._problem import asked_of
 from riemdln.flows._recorder import record
 from riemdln.flows._results import LangevinFlow
@@ -147,9 +153,9 @@ def langevin_flow(
     equation, points, is_stack = equation_of(
         problem, initial_point, beta=beta, entropy=entropy, vectorized=vectorized
     )
-    if scheme not in SCHEMES:
+    if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
-    if metropolis and scheme != "euler":
+    if true_or_false("metropolis", metropolis) and scheme != "euler":
         raise ValueError(f"scheme must be 'euler' with metropolis=True, got {scheme!r}")
     kind = Metropolis if metropolis else SCHEMES[scheme]
     step_size = positive_number("step_size", step_size)
@@ -184,7 +190,7 @@ def equation_of(
     coordinates, shape = coordinates_around(manifold, initial_point), np.shape(initial_point)
     if len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
         raise refused
-    if entropy and not hasattr(metric, "entropy"):
+    if true_or_false("entropy", entropy) and not hasattr(metric, "entropy"):
         raise ValueError(
             f"entropy must be False where the metric has none: {metric!r} is not a DeepLinearMetric"
         )

@@ -19,6 +19,9 @@ __all__ = ["Stepped", "Stepper", "explained", "stopped_by"]
 
 Vector = NDArray[np.floating[Any]]
 
+# No run takes so many steps to its end.
+_MOST = 1e12
+
 
 class Stepper(Protocol):
     """What moves by steps of time: independent copies.
@@ -86,7 +89,13 @@ class Stepped:
         yield self.reached()
         with progress_bar(self._times, self._progress) as show:
             for start, end in zip(self._times[:-1], self._times[1:], strict=True):
-                count = max(1, math.ceil((end - start) / self._step_size * (1 - 1e-12)))
+                steps = float(end - start) / self._step_size * (1 - 1e-12)
+                if not steps < _MOST:
+                    raise ValueError(
+                        f"step_size must not make more than {_MOST:.0e} steps from time {start:g} "
+                        f"to {end:g}, got {self._step_size}"
+                    )
+                count = max(1, math.ceil(steps))
                 for step in range(1, count + 1):
                     self._advance((end - start) / count)
                     self._now = start + step * (end - start) / count

@@ -47,11 +47,9 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
 
     Raises
     ------
-    TypeError
-        If `problem` is no problem and no manifold, its metric has no entropy, or its points are no
-        matrices, as those of `FixedRank`.
     TypeError, ValueError
-        If `beta` is not a positive, finite number.
+        If `problem` is no problem and no manifold, its metric has no entropy, its points are no
+        matrices, as those of `FixedRank`, or `beta` is not a positive, finite number.
 
     Notes
     -----
@@ -87,7 +85,7 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
     manifold = problem.manifold
     metric: Any = getattr(manifold, "metric", None)
     if not hasattr(metric, "entropy") or manifold.point_layout != 1:
-        raise TypeError(
+        raise ValueError(
             "problem must be on FullRank or PositiveDefinite with a DeepLinearMetric, the only one "
             f"that has an entropy, got one on: {manifold}"
         )
