@@ -164,6 +164,13 @@ def nonnegative_number(name: str, value: Any) -> float:
     return number
 
 
+def true_or_false(name: str, value: Any) -> bool:
+    """The value as a bool, if it is one: of a word such as "no" it is not clear what it means."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def real_depth(name: str, value: Any) -> float:
     """The value as a float, if it is a depth: a number from 1 to infinity."""
     depth = real_number(name, value)

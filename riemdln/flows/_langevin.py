@@ -11,7 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._arrays import Rng, increasing_times, positive_number, random_generator
+from riemdln._arrays import (
+    Rng,
+    increasing_times,
+    positive_number,
+    random_generator,
+    true_or_false,
+)
 from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import record
 from riemdln.flows._results import LangevinFlow
@@ -147,7 +153,8 @@ def langevin_flow(
     equation, points, is_stack = equation_of(
         problem, initial_point, beta=beta, entropy=entropy, vectorized=vectorized
     )
-    if scheme not in SCHEMES:
+    metropolis = true_or_false("metropolis", metropolis)
+    if scheme not in [*SCHEMES]:  # which may not be hashable
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     if metropolis and scheme != "euler":
         raise ValueError(f"scheme must be 'euler' with metropolis=True, got {scheme!r}")
@@ -170,7 +177,7 @@ def equation_of(
 
     A start may be a function of the manifold.
     """
-    beta = positive_number("beta", beta)
+    beta, entropy = positive_number("beta", beta), true_or_false("entropy", entropy)
     asked = None if isinstance(problem, Manifold) else Asked(problem, vectorized=vectorized)
     manifold: Any = problem if asked is None else problem.manifold
     metric = getattr(manifold, "metric", None)

@@ -11,6 +11,7 @@ from pymanopt import Problem
 from pymanopt.autodiff import Function
 from pymanopt.manifolds.manifold import Manifold
 
+from riemdln._arrays import true_or_false
 from riemdln.manifolds._coordinates import Place
 
 __all__ = ["Asked", "energy_problem", "gradient_of_stacks", "is_own", "require_problem"]
@@ -38,9 +39,7 @@ class Asked:
         require_problem(problem)
         self.nfev = 0
         self._cost = problem.cost
-        if not isinstance(vectorized, bool):
-            raise TypeError(f"vectorized must be True or False, got {vectorized!r}")
-        self._vectorized = vectorized
+        self._vectorized = true_or_false("vectorized", vectorized)
         self._problem = problem
         self.is_riemannian = is_own(problem.riemannian_gradient)
         self._gradient = (

@@ -76,6 +76,10 @@ class Stepped:
         self._stepper, self._times, self._step_size = stepper, times, step_size
         self._is_stack, self._progress = is_stack, progress
         self._now, self._steps = float(times[0]), 0
+        if not math.isfinite(float(times[-1] - times[0]) / step_size):
+            raise ValueError(
+                f"step_size must divide the times into a finite number of steps, got {step_size:g}"
+            )
 
     @property
     def nfev(self) -> int:
