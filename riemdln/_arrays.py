@@ -164,19 +164,19 @@ def nonnegative_number(name: str, value: Any) -> float:
     return number
 
 
+def true_or_false(name: str, value: Any) -> bool:
+    """The value as a bool, if it is one: of a word such as "no" it is not clear what it means."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def real_depth(name: str, value: Any) -> float:
     """The value as a float, if it is a depth: a number from 1 to infinity."""
     depth = real_number(name, value)
     if not depth >= 1:
         raise ValueError(f"{name} must be a number from 1 to infinity, got {value!r}")
     return depth
-
-
-def true_or_false(name: str, value: Any) -> bool:
-    """The value, if it is a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 def integer(name: str, value: Any, *, least: int = 1) -> int:

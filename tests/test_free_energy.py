@@ -406,3 +406,13 @@ def test_what_is_no_problem_says_so(problem):
 def test_beta_is_positive_and_finite(beta):
     with pytest.raises((TypeError, ValueError), match="^beta must be"):
         free_energy(FullRank(2, 2, DeepLinearMetric(2)), beta)
+
+
+@pytest.mark.parametrize("depth", [1.2, 1.5, 2, 3])
+@pytest.mark.parametrize("small", [1e-4, 1e-8, 1e-12, 1e-16])
+def test_the_entropy_pulls_on_small_singular_values_as_it_should(depth, small):
+    """2 x 2, diag(1, s): dS / ds = s^{2/N - 1} / (N (1 - s^{2/N})) - s / (1 - s^2)."""
+    gradient = DeepLinearMetric(depth).entropy_gradient(np.diag([1.0, small]))
+    power = small ** (2 / depth)
+    expected = power / small / depth / (1 - power) - small / (1 - small**2)
+    assert gradient[1, 1] == pytest.approx(expected, rel=1e-12)

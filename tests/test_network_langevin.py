@@ -316,6 +316,8 @@ def test_what_is_refused():
         flow([first, np.eye(3), last])
     with pytest.raises(ValueError, match="^layers must be of full rank"):
         flow(balanced_layers(np.diag([1.0, 0.0]), 2), half_square(2, 2))
+    with pytest.raises(ValueError, match="^layers must be of full rank, but one of them is zero"):
+        flow([np.zeros((2, 2))] * 2, half_square(2, 2))
     with pytest.raises(ValueError, match="^layers must all be matrices, or all stacks"):
         flow([np.tile(first, (2, 1, 1)), second, last])
     with pytest.raises(TypeError, match="^layers must be a list of matrices, got float"):

@@ -133,6 +133,7 @@ def test_mean_squares_where_eulers_scheme_is_off(m, n, entropy):
         0.8 * np.arange(6),
         beta=2.0,
         step_size=0.2,
+        scheme="euler",
         entropy=entropy,
         vectorized=True,
         rng=0,
@@ -437,3 +438,28 @@ def test_a_manifold_stands_for_no_cost():
     result = sample(FullRank(2, 2, DeepLinearMetric(2)), 1.0, 2, warmup=0, step_size=0.1, rng=0)
     np.testing.assert_array_equal(result.costs, 0)
     assert result.nfev == 0
+
+
+def test_chains_that_start_where_the_cost_is_steep_come_in():
+    """E = w^2 / 2 + w^4 / 10, whose drift leaps to the other side and farther without a cut."""
+    manifold = FullRank(1, 1, DeepLinearMetric(3))
+    plain = pymanopt.function.numpy(manifold)
+    problem = pymanopt.Problem(
+        manifold,
+        plain(lambda W: (W**2 / 2 + W**4 / 10)[..., 0, 0]),
+        euclidean_gradient=plain(lambda W: W + 0.4 * W**3),
+    )
+    start = np.linspace(2.0, 6.0, 50)[:, None, None]
+    result = sample(
+        problem,
+        1.5,
+        20,
+        chains=50,
+        step_size=0.3,
+        warmup=200,
+        initial_point=start,
+        vectorized=True,
+        rng=0,
+    )
+    assert np.all(result.acceptance_rates > 0)
+    assert result.points.max() < 5.0

@@ -38,7 +38,7 @@ def langevin_flow(
     beta: float,
     step_size: float,
     entropy: bool = True,
-    scheme: str = "euler",
+    scheme: str | None = None,
     metropolis: bool = False,
     vectorized: bool = False,
     rng: Rng = None,
@@ -72,15 +72,16 @@ def langevin_flow(
         The longest step. The time between two of `times` is divided into equal ones.
     entropy : bool
         Whether the entropy takes part, which `DeepLinearMetric` has.
-    scheme : {"euler", "splitting"}
-        Euler and Maruyama's scheme has weak order one: expectations are off by a multiple of the
-        step. A splitting into steps of noise and steps of the gradient flow has weak order two.
-        Under ``DeepLinearMetric`` of finite depth, without E and S, it gives the singular values
-        their exact law at every step size.
+    scheme : {"splitting", "euler"}, optional
+        The splitting into steps of noise and steps down the gradient has weak order two, and
+        under ``DeepLinearMetric`` of finite depth, without E and S, it gives the singular values
+        their exact law at every step size. Euler and Maruyama's scheme has weak order one:
+        expectations are off by a multiple of the step, which grows with the square of the depth.
+        It takes a half to a quarter of the time of the other, which is the default.
     metropolis : bool
-        Whether each step of Euler's scheme is accepted or rejected (the Metropolis-adjusted
-        Langevin algorithm), so that the stationary law exp(-beta E + S) sqrt(det g) dW is exact at
-        every step size. Paths are those of the equation in the limit of small steps only.
+        Whether to take steps of Euler's scheme that are accepted or rejected, so that the
+        stationary law exp(-beta E + S) sqrt(det g) dW is exact at every step size. Paths are those
+        of the equation in the limit of small steps only.
     vectorized : bool, optional
         Whether the cost and its gradient take the whole stack at once: see `gradient_flow`.
     rng : numpy.random.Generator, int or None
@@ -136,14 +137,7 @@ def langevin_flow(
     >>> manifold = riemdln.FullRank(2, 4, riemdln.DeepLinearMetric(depth=3))
     >>> start = np.tile(np.eye(2, 4), (500, 1, 1))
     >>> flow = riemdln.langevin_flow(
-    ...     manifold,
-    ...     start,
-    ...     [0.0, 0.5],
-    ...     beta=2.0,
-    ...     step_size=0.1,
-    ...     entropy=False,
-    ...     scheme="splitting",
-    ...     rng=0,
+    ...     manifold, start, [0.0, 0.5], beta=2.0, step_size=0.1, entropy=False, rng=0
     ... )
     >>> mean = np.sum(3 * flow.singular_values ** (2 / 3), axis=-1).mean(axis=-1)
     >>> np.round(mean)  # which grows by m n = 8 for a unit of time
@@ -153,10 +147,12 @@ def langevin_flow(
     equation, points, is_stack = equation_of(
         problem, initial_point, beta=beta, entropy=entropy, vectorized=vectorized
     )
+    metropolis = true_or_false("metropolis", metropolis)
+    if metropolis and scheme is not None:
+        raise ValueError(f"scheme must be left out with metropolis=True, got {scheme!r}")
+    scheme = "splitting" if scheme is None else scheme
     if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
-    if true_or_false("metropolis", metropolis) and scheme != "euler":
-        raise ValueError(f"scheme must be 'euler' with metropolis=True, got {scheme!r}")
     kind = Metropolis if metropolis else SCHEMES[scheme]
     step_size = positive_number("step_size", step_size)
     times = increasing_times("times", times)

@@ -343,6 +343,8 @@ def _start(layers: Sequence[ArrayLike]) -> tuple[_Balanced, bool]:
         )
     state = _balanced_near(stacks)
     squares = np.sum(state.sizes**2, axis=-1)
+    if not squares.all():
+        raise ValueError("layers must be of full rank, but one of them is zero")
     for defects in state.imbalances(stacks):
         shares = _norms([defects]) / squares
         if not (shares <= _BALANCED).all():

@@ -25,6 +25,9 @@ Vector = NDArray[np.floating[Any]]
 # A proposal with entries beyond this is not worth a look: products with its cometric overflow.
 _FAR = 1e50
 
+# How long a drift of Metropolis steps may be, in lengths of their noise.
+_LONGEST_DRIFT = 3.0
+
 # After so many steps of which none was accepted a run is over.
 _PATIENCE = 100
 
@@ -243,9 +246,10 @@ class Splitting(Scheme):
 class Metropolis(Scheme):
     """Steps of Euler's scheme that are accepted or rejected, so that the density is kept.
 
-    Of a proposal W' from W the chance is that of Hastings: with the density q(W' | W) of the step,
-    min(1, pi(W') q(W | W') / (pi(W) q(W' | W))). A proposal to a determinant of a sign that it
-    cannot have, or where the cost is infinite or NaN, is rejected.
+    A long drift is cut (Roberts and Tweedie 1996). Of a proposal W' from W the chance is that of
+    Hastings: with the density q(W' | W) of the step, min(1, pi(W') q(W | W') / (pi(W) q(W' | W))).
+    A proposal to a determinant of a sign that it cannot have, or where the cost is infinite or NaN,
+    is rejected.
     """
 
     def __init__(self, equation: Equation, points: Vector, rng: np.random.Generator) -> None:
@@ -260,7 +264,7 @@ class Metropolis(Scheme):
             at = self._start(0.0)
             here = self._seen(self.states, at, equation.costs(at.points))
         gaussian = self._gaussian()
-        drift = equation.drift(here.at, size, here.descent)
+        drift = self._drift(here, size)
         proposals = here.states + size * drift + size**0.5 * equation.noise(here.at, gaussian)
         outside = _are_far(proposals)
         proposals = np.where(outside[:, None, None], here.states, proposals)
@@ -277,8 +281,7 @@ class Metropolis(Scheme):
             costs = np.where(undefined, here.costs, costs)
             at, outside = at.where(~undefined, here.at), outside | undefined
         there = self._seen(proposals, at, costs)
-        drift = equation.drift(at, size, there.descent)
-        back = at.inverse_root(here.states - proposals - size * drift)
+        back = at.inverse_root(here.states - proposals - size * self._drift(there, size))
         forward = np.sum(gaussian**2, axis=(-2, -1)) / 2
         backward = beta / (4 * size) * np.sum(back**2, axis=(-2, -1))
         log_ratio = there.log_weight - backward - (here.log_weight - forward)
@@ -296,6 +299,17 @@ class Metropolis(Scheme):
     def at(self) -> DiffusionAt:
         """The diffusion at the states."""
         return super().at() if self._here is None else self._here.at
+
+    def _drift(self, seen: _Seen, size: float) -> Vector:
+        """The drift, cut where a step of it is longer than three times one of noise.
+
+        Far out, where the cost is steep, a chain would else propose the same far leap for ever.
+        """
+        drift = self.equation.drift(seen.at, size, seen.descent)
+        steps = size * np.linalg.norm(seen.at.inverse_root(drift), axis=(-2, -1))
+        longest = _LONGEST_DRIFT * (2 * size / self.equation.beta * drift[0].size) ** 0.5
+        with np.errstate(divide="ignore"):
+            return drift * np.minimum(longest / steps, 1.0)[:, None, None]
 
     def _seen(self, states: Vector, at: DiffusionAt, costs: Vector) -> _Seen:
         # One volume sqrt(det g) is that of the stationary density, one of the density of a step.

@@ -228,7 +228,9 @@ class FrameAt(MetricAt):
         self._require_derivatives()
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = self._left.derivative_in_square / self.theta.M
-            return s * (xp.sum(slope, axis=-1) - xp.linalg.diagonal(slope))
+            # Of a small singular value the term i = j is the largest, so that it is not subtracted.
+            slopes = s * xp.sum(xp.where(diagonal_mask(s), 0.0, slope), axis=-1)
+        return xp.where(s > 0, slopes, xp.nan)
 
     def entropy_hessian(self, X: Blocks) -> Blocks:
         r"""The derivative of `entropy_gradient` along X: that of a spectral function f(s).
