@@ -134,13 +134,13 @@ def test_convergence_to_a_target_of_lower_rank(rng, depth, retraction):
     target = random_matrix(rng, 4, 5, [3.0, 2.0, 0.0, 0.0])
     start = random_matrix(rng, 4, 5, [1.0, 1.0, 1.0, 1.0])
     optimizer = SteepestDescent(
-        FixedStep(0.02), verbosity=0, max_iterations=6000, min_gradient_norm=1e-12, log_verbosity=1
+        FixedStep(0.02), verbosity=0, max_iterations=1500, min_gradient_norm=1e-12, log_verbosity=1
     )
     result = optimizer.run(l4_problem(manifold, target), initial_point=start)
     norms = np.array(result.log["iterations"]["gradient_norm"])
     assert np.isfinite(norms).all()
     assert np.all(np.diff(result.log["iterations"]["cost"]) <= 1e-15)
-    assert result.cost < 1e-4
+    assert result.cost < 1e-3
 
 
 def test_random_points_and_vectors_have_a_seed(rng):

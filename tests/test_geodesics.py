@@ -297,8 +297,19 @@ def test_trust_regions_converge_quadratically(rng, depth):
     ("m", "n", "depth"), [*cases([(3, 3)], [1, 2, math.inf]), (2, 4, 1.5), (4, 2, 3)]
 )
 def test_retractions_have_their_orders(m, n, depth):
+    geodesics = {}  # the same for all retractions
+
     def slope(retraction):
         manifold = FullRank(m, n, DeepLinearMetric(depth), retraction=retraction, rng=2)
+        exp = manifold.exp
+
+        def remembered(W, X):
+            key = W.tobytes() + X.tobytes()
+            if key not in geodesics:
+                geodesics[key] = exp(W, X)
+            return geodesics[key]
+
+        manifold.exp = remembered
         return check_retraction(manifold).slope
 
     if depth == 1:
