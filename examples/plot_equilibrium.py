@@ -74,6 +74,7 @@ def equilibrium(m, n, depth, copies, step_size, time=4.0, entropy=True, metropol
         step_size=step_size,
         entropy=entropy,
         metropolis=metropolis,
+        scheme=None if metropolis else "euler",
         vectorized=True,
         rng=rng,
     )
