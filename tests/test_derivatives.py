@@ -263,6 +263,16 @@ def test_jax_composes_its_transformations(rng):
         np.testing.assert_allclose(actual, expected, atol=1e-7, err_msg=name)
 
 
+def test_kernels_without_differences_are_traced_at_equal_singular_values(rng):
+    # theta = s^2 + t^2, so sharp of P is W W^T P + P W^T W, whose adjoint derivative is a product.
+    jax = library("jax")
+    metric = SpectralMetric(lambda s, t: s**2 + t**2)
+    W, (P, Q) = 2 * np.eye(2), rng.standard_normal((2, 2, 2))
+    actual = jax.jit(jax.grad(lambda W: jax.numpy.sum(Q * metric.sharp(W, P))))(W)
+    expected = (Q @ P.T + P @ Q.T) @ W + W @ (P.T @ Q + Q.T @ P)
+    np.testing.assert_allclose(actual, expected, rtol=1e-7)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_third_derivatives(kind):
     # The log-volume of one entry w at depth 2 is -ln(2 w) / 2, and its third derivative -1 / w^3.

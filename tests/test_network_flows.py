@@ -3,6 +3,7 @@
 import re
 from functools import reduce
 from itertools import pairwise
+from itertools import product as product_of
 
 import autograd.numpy as anp
 import numpy as np
@@ -19,6 +20,7 @@ from riemdln import (
     network_flow,
     random_layers,
 )
+from riemdln.flows import _network as module
 
 
 def distance(target):
@@ -226,6 +228,18 @@ def test_a_wide_layer_leaves_rounding_errors_of_the_largest():
     flow = network_flow(distance(np.eye(2)), [S @ R.T, R @ S.T], [0, 1.0])
     assert flow.singular_value_errors.min() > 1e-17  # where s_2 is 1e-20
     assert "are noise" in flow.message
+
+
+def test_doubts_of_imbalances_are_turned_with_them():
+    # Errors |E| <= R are Q^T E Q in a new basis Q, and some choice of signs makes each the largest.
+    layers = [np.array([[1.0, 0.2], [0.4, 0.6]]), np.array([[0.7, -0.3], [0.5, 0.9]])]
+    R = np.array([[1.0, 0.3], [0.3, 0.5]])
+    parts = [np.eye(2)], [np.zeros((2, 2))], [R], [np.zeros(2)]
+    turned = module._Layers(None, end_to_end, 0.0, layers, *parts)._turned(layers)
+    (Q,) = turned._turns
+    assert np.abs(Q).min() > 0.1
+    errors = [Q.T @ (R * np.reshape(signs, (2, 2))) @ Q for signs in product_of([1, -1], repeat=4)]
+    np.testing.assert_allclose(turned._doubts[0], np.max(np.abs(errors), axis=0), rtol=1e-14)
 
 
 def test_gradients_of_factors_are_refused_on_fixed_rank():

@@ -1,5 +1,6 @@
 import sys
 import warnings
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pymanopt
@@ -245,6 +246,12 @@ def test_a_sample_belongs_together():
     assert result.step_size == 0.1
     assert result.nfev == 1 + 60 + 8 * 6
     assert repr(result).startswith("Sample(5 chains of 8 draws: all draws were made; acceptance ")
+
+
+def test_a_sample_is_not_changed_by_mistake():
+    drawn = draws(2, 1, 2, chains=2)
+    with pytest.raises(FrozenInstanceError):
+        drawn.points = -drawn.points
 
 
 def test_the_same_seed_gives_the_same_sample():
