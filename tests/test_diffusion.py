@@ -232,7 +232,7 @@ def test_what_entries_hold_of_the_least_singular_value():
     assert infinite.holds_least_singular_value(0.5).tolist() == [False, False, False]
     assert two.holds_least_singular_value(1e-2).tolist() == [True, True, True]
     assert Own().at(W[0]).holds_least_singular_value(0.1)
-    assert RootDiffusion(3).at(W).holds_least_singular_value(0.1).all()
+    assert RootDiffusion(3).holds_least_singular_value(W, 0.1).all()
 
 
 def test_the_inverse_root_is_refused_where_there_is_none():

@@ -77,7 +77,7 @@ def langevin_flow(
         under ``DeepLinearMetric`` of finite depth, without E and S, it gives the singular values
         their exact law at every step size. Euler and Maruyama's scheme has weak order one:
         expectations are off by a multiple of the step, which grows with the square of the depth.
-        It takes a third to a seventh of the time of the other, which is the default.
+        It takes a half to a sixth of the time of the other, which is the default.
     metropolis : bool
         Whether to take steps of Euler's scheme that are accepted or rejected, so that the
         stationary law exp(-beta E + S) sqrt(det g) dW is exact at every step size. Paths are those

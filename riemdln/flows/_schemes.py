@@ -197,24 +197,25 @@ class Scheme(abc.ABC):
         self.states = states
         self.accepted += 1
 
-    def _start(self, size: float) -> DiffusionAt:
-        """The diffusion at the states, if these hold their singular values."""
-        at, variance = self.at(), 2 * size / self.equation.beta
-        lost = ~np.broadcast_to(at.holds_least_singular_value(variance), self.copies)
+    def _require_held(self, size: float) -> None:
+        """Raise where the states do not hold their singular values in a step of some size."""
+        variance = 2 * size / self.equation.beta
+        held = self.equation.diffusion.holds_least_singular_value(self.states, variance)
+        lost = ~np.broadcast_to(held, self.copies)
         if np.any(lost):
             raise NotFiniteError(
                 f"{np.sum(lost)} of {self.copies} copies have singular values so small beside the "
                 "largest that the entries of W do not hold them in a step of this size: it must be "
                 "smaller, or there is no way on"
             )
-        return at
 
 
 class Euler(Scheme):
     """The Euler-Maruyama scheme, of weak order one."""
 
     def step(self, size: float) -> None:
-        at, equation = self._start(size), self.equation
+        self._require_held(size)
+        at, equation = self.at(), self.equation
         noise = size**0.5 * equation.noise(at, self._gaussian())
         drift = equation.drift(at, size, equation.descent(at))
         self._take(self._reflected(self.states + size * drift + noise))
@@ -227,7 +228,7 @@ class Splitting(Scheme):
     """
 
     def step(self, size: float) -> None:
-        self._start(size)
+        self._require_held(size)
         variance = 2 * size / self.equation.beta
         states = self._descended(self.states, size / 2)
         states = self.equation.diffusion.brownian_step(states, variance, self._rng, self._reflected)
@@ -261,7 +262,8 @@ class Metropolis(Scheme):
         equation, beta = self.equation, self.equation.beta
         here = self._here
         if here is None:
-            at = self._start(0.0)
+            self._require_held(0.0)
+            at = self.at()
             here = self._seen(self.states, at, equation.costs(at.points))
         gaussian = self._gaussian()
         drift = self._drift(here, size)

@@ -75,10 +75,6 @@ class DiffusionAt(Protocol):
         """The logarithm of the volume density of the metric in the states, up to a constant."""
         ...
 
-    def holds_least_singular_value(self, variance: float) -> Any:
-        """Whether a step of noise leaves digits: see `MetricAt.holds_least_singular_value`."""
-        ...
-
     def where(self, condition: Any, other: Any) -> DiffusionAt:
         """The diffusion at these states where a condition (K,) holds, and at others elsewhere."""
         ...
@@ -93,6 +89,10 @@ class Diffusion(Protocol):
 
     def at(self, states: Vector) -> DiffusionAt:
         """The diffusion at some states."""
+        ...
+
+    def holds_least_singular_value(self, states: Vector, variance: float) -> Any:
+        """Whether a step of noise leaves digits: see `MetricAt.holds_least_singular_value`."""
         ...
 
     def brownian_step(
@@ -122,6 +122,9 @@ class AmbientDiffusion:
 
     def at(self, states: Vector) -> DiffusionAt:
         return _AmbientAt(states, self._metric)
+
+    def holds_least_singular_value(self, states: Vector, variance: float) -> Any:
+        return self._metric.at(states).holds_least_singular_value(variance)
 
     def brownian_step(
         self, states: Vector, variance: float, rng: np.random.Generator, reflect: Reflection
@@ -153,7 +156,6 @@ class _AmbientAt:
         self.points, self._metric, self._at = points, metric, at
         self.sharp, self.root, self.inverse_root = at.sharp, at.root, at.inverse_root
         self.log_volume = at.log_volume
-        self.holds_least_singular_value = at.holds_least_singular_value
 
     @property
     def singular_values(self) -> Vector:
@@ -213,6 +215,9 @@ class RootDiffusion:
     def at(self, states: Vector) -> DiffusionAt:
         U, rho, Vt = np.linalg.svd(states, full_matrices=False)
         return _RootAt(self._depth, U, rho / self._depth**0.5, Vt)
+
+    def holds_least_singular_value(self, states: Vector, variance: float) -> Any:
+        return np.ones(states.shape[:-2], dtype=bool)
 
     def brownian_step(
         self, states: Vector, variance: float, rng: np.random.Generator, reflect: Reflection
@@ -337,9 +342,6 @@ class _RootAt:
 
     def log_volume(self) -> Vector:
         return np.zeros(self._sigma.shape[:-1])
-
-    def holds_least_singular_value(self, variance: float) -> Any:
-        return np.ones(self._sigma.shape[:-1], dtype=bool)
 
     def where(self, condition: Any, other: _RootAt) -> _RootAt:
         each, rows = condition[:, None, None], condition[:, None]
