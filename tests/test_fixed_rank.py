@@ -30,6 +30,7 @@ from riemdln import (
     network_flow,
 )
 from riemdln.checks import check_gradient, check_hessian, check_retraction
+from riemdln.geodesics import LowerRankError
 from riemdln.manifolds import FixedRankPoint, FixedRankVector
 from tests.conftest import random_matrix, sharp_by_powers
 
@@ -324,8 +325,13 @@ def test_a_geodesic_that_meets_lower_rank_says_so(rng):
     manifold = FixedRank(5, 4, 2, DeepLinearMetric(2), rng=rng)
     point = manifold.random_point()
     X = FixedRankVector(np.zeros((5, 2)), np.diag([0.0, -4 * point.s[1]]), np.zeros((4, 2)))
-    with pytest.raises(GeodesicError, match="runs into a matrix of lower rank at time 0.4999"):
+    with pytest.raises(
+        LowerRankError, match="runs into a matrix of lower rank at time 0.5,"
+    ) as info:
         manifold.exp(point, X)
+    np.testing.assert_allclose(
+        np.outer(info.value.left, info.value.right), np.outer(point.u[:, 1], point.vt[1]), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

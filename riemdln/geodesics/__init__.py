@@ -2,9 +2,16 @@
 
 from riemdln.geodesics._boundary_value import geodesic_between
 from riemdln.geodesics._initial_value import exponential, geodesic
-from riemdln.geodesics._results import Geodesic, GeodesicError
+from riemdln.geodesics._results import Geodesic, GeodesicError, LowerRankError
 
-__all__ = ["Geodesic", "GeodesicError", "exponential", "geodesic", "geodesic_between"]
+__all__ = [
+    "Geodesic",
+    "GeodesicError",
+    "LowerRankError",
+    "exponential",
+    "geodesic",
+    "geodesic_between",
+]
 
-for _public in (Geodesic, GeodesicError, exponential, geodesic, geodesic_between):
+for _public in (Geodesic, GeodesicError, LowerRankError, exponential, geodesic, geodesic_between):
     _public.__module__ = __name__

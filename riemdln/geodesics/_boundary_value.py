@@ -1,42 +1,45 @@
-"""The geodesic between two points, for any metric: a boundary value problem.
-
-W'' + Gamma_W(W', W') = 0 with both ends given is collocated at Chebyshev points: W is a polynomial
-in time that is known by its values there, and the equation holds at those between the ends.
-"""
+"""The geodesic between two points, for any metric: a boundary value problem."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import schur
 from scipy.optimize import NoConvergence, newton_krylov
 
 from riemdln._arrays import (
     Array,
     NotFiniteError,
+    finite,
     finite_matrix,
+    floating_array,
     increasing_times,
     like,
     point_of_shape,
     positive_number,
     to_numpy,
 )
-from riemdln.geodesics._initial_value import require_full_rank
+from riemdln.geodesics._collocation import (
+    DEGREES,
+    along_time,
+    chebyshev_points,
+    differentiation,
+    resample,
+    solve,
+    solve_in_steps,
+    squared_speeds,
+)
+from riemdln.geodesics._guesses import Guess, first_guesses, relaxed, through
+from riemdln.geodesics._initial_value import geodesic, require_full_rank
 from riemdln.geodesics._results import Geodesic, GeodesicError
 from riemdln.metrics import Metric
+from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates
 
 __all__ = ["geodesic_between"]
 
 Matrix = NDArray[np.floating[Any]]
-
-# The degrees of the polynomials that geodesics between points are sought among; even, so that the
-# middle is one of the points.
-_DEGREES = (8, 16, 32, 64, 128, 256)
 
 
 def geodesic_between(
@@ -44,17 +47,21 @@ def geodesic_between(
     W_a: Array,
     W_b: Array,
     times: ArrayLike | None = None,
+    initial_path: Array | None = None,
     *,
     tolerance: float = 1e-8,
 ) -> Geodesic:
     """The geodesic from one point, at time 0, to another one, at time 1.
 
-    W'' + Gamma_W(W', W') = 0 is solved for a polynomial in time that takes the given values at
-    its ends, by Newton's method with a Krylov solver, at more and more points until the speed is
-    the same at all of them. The first guess is a straight line, or where geodesics end at
-    matrices of lower rank it interpolates the polar factors of the two points, W = Q R^2. Where
-    Newton's method fails from there, the far end is moved along the guess in steps. Metrics may
-    know a closed form (`riemdln.Metric.known_geodesic`).
+    Closed forms come first (`riemdln.Metric.known_geodesic`). Elsewhere W'' + Gamma_W(W', W') = 0
+    is solved for a polynomial in time that takes the given values at its ends, by Newton's method
+    with a Krylov solver, at more and more points until the speed is the same at all of them. Under
+    `DeepLinearMetric` it is solved for roots of the matrices, in which geodesics that dive toward
+    lower rank are smooth. Several first guesses are tried: where geodesics end at lower rank, one
+    that turns the polar factor steadily, one that turns it the other way round where that is
+    nearly as short, and a straight line. The shortest of what they lead to is taken. Where Newton's
+    method fails, the far end is moved along the guess in steps, and then the guess is replaced by
+    a polyline of least energy.
 
     Parameters
     ----------
@@ -65,13 +72,16 @@ def geodesic_between(
     times : array_like (K,), optional
         Strictly increasing times from 0 to 1 at which the geodesic is given; by default the
         Chebyshev points of [0, 1] that it was found at, with 1/2 in the middle.
+    initial_path : array (L, m, n), optional
+        The only first guess, in place of those above and of closed forms: matrices of full rank
+        on a way from `W_a` to `W_b`, both included, at equal steps of time.
     tolerance : float
         How much the squared speed may vary along the geodesic, relatively.
 
     Returns
     -------
     Geodesic
-        A shortest path if the points are not too far apart.
+        The shortest path that was found.
 
     Raises
     ------
@@ -103,174 +113,175 @@ def geodesic_between(
         times = increasing_times("times", times)
         if not (times[0] >= 0 and times[-1] <= 1):
             raise ValueError(f"times must be from 0 to 1, got {times}")
+    if initial_path is not None:
+        initial_path = _checked_path(initial_path, W_a, W_b)
     _require_connected(metric, W_a, W_b)
-    wanted = _chebyshev_points(_DEGREES[0]).copy() if times is None else times
-    known: Any
+    wanted = chebyshev_points(DEGREES[0]).copy() if times is None else times
+    known: Any = None
     if np.array_equal(W_a, W_b):
         still = W_a + 0.0 * wanted[:, None, None]
         known = still, 0.0 * still, 0.0
-    else:
+    elif initial_path is None:
         known = metric.known_geodesic(W_a, W_b, wanted)
     if known is None:
-        found = _solution(metric, W_a, W_b, tolerance)
-        if times is not None:
-            found = Geodesic(
-                wanted,
-                _resample(found.points, wanted),
-                _resample(found.velocities, wanted),
-                found.length,
-            )
-        wanted, *known = found
-    points, velocities, length = known
-    return Geodesic(wanted, like(given, points), like(given, velocities), length)
+        found = _found(metric, W_a, W_b, times, initial_path, tolerance)
+    else:
+        found = Geodesic(wanted, *known)
+    points, velocities = (like(given, values) for values in (found.points, found.velocities))
+    return found._replace(points=points, velocities=velocities)
 
 
-def _solution(metric: Metric, W_a: Matrix, W_b: Matrix, tolerance: float) -> Geodesic:
-    """The geodesic between two points, where no closed form is known."""
-    guess, failure = _straight_path(W_a, W_b), ""
-    if metric.ends_at_lower_rank:
-        guess = _polar_path(W_a, W_b)
-    for start in range(3):
-        coarse, reached = _solve_in_steps(metric, guess, _DEGREES[start])
-        if coarse is None:
-            failure = f"Newton's method did not converge, and reached {reached:.3g} of the way"
-            continue
-        for degree in _DEGREES[start:]:
-            finer = _solve(metric, _resample(coarse, _chebyshev_points(degree)), 1e-11)
-            if finer is None:
-                break
-            coarse = finer
-            found, variation = _as_geodesic(metric, finer)
-            if variation <= tolerance:
-                return found
-        _, variation = _as_geodesic(metric, coarse)
-        failure = (
-            f"with a polynomial of degree {len(coarse) - 1} the squared speed varies by "
-            f"{variation:.1e}, and the tolerance is {tolerance:g}"
+def _found(
+    metric: Metric,
+    W_a: Matrix,
+    W_b: Matrix,
+    times: Matrix | None,
+    initial_path: Matrix | None,
+    tolerance: float,
+) -> Geodesic:
+    """The geodesic where no closed form is known."""
+    ends, keep_rank = np.stack([W_a, W_b]), metric.ends_at_lower_rank
+    coordinates = metric.geodesic_coordinates(ends, None, None)
+    if initial_path is None:
+        guesses = first_guesses(coordinates, *coordinates.states(ends), keep_rank=keep_rank)
+    else:
+        guesses = [through(coordinates.states(initial_path))]
+    best, least_variation = None, np.inf
+    for rough in _rough_geodesics(coordinates, guesses):
+        path, variation = _refined(coordinates, rough, tolerance)
+        if variation < least_variation and not (keep_rank and _changes_sign(path)):
+            best, least_variation = path, variation
+        if least_variation <= tolerance:
+            break
+    if best is None:
+        raise GeodesicError(
+            "no geodesic was found between the points: from no first guess did Newton's method "
+            "converge to a path that avoids lower rank. The singular values of the points are "
+            f"{_spectrum(W_a)} and {_spectrum(W_b)}"
         )
-    raise GeodesicError(
-        f"no geodesic was found between the points: {failure}; it may come close to a matrix of "
-        "lower rank"
+    if times is None:
+        times = chebyshev_points(len(best) - 1).copy()
+    velocities = along_time(differentiation(len(best) - 1), best)
+    if least_variation > tolerance:
+        X = coordinates.to_points(best[0], velocities[0])
+        shot = _shot(metric, coordinates, W_a, W_b, X, times)
+        if shot is None:
+            raise GeodesicError(
+                f"no geodesic was found between the points: with a polynomial of degree "
+                f"{len(best) - 1} the squared speed varies by {least_variation:.1e}, the tolerance "
+                f"is {tolerance:g}, and shooting did not converge. {_nearest(coordinates, best)}"
+            )
+        return shot
+    length = float(np.mean(squared_speeds(coordinates, best))) ** 0.5
+    states, velocities = resample(best, times), resample(velocities, times)
+    points = coordinates.points(states)
+    # As they were given, and not as the roots have them.
+    points[times == 0], points[times == 1] = W_a, W_b
+    return Geodesic(times, points, coordinates.to_points(states, velocities), length)
+
+
+def _rough_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
+    """Geodesics to a rough tolerance, the shortest ones first."""
+    for degree in DEGREES[:3]:
+        times = chebyshev_points(degree)
+        paths = [solve_in_steps(coordinates, guesses[0], degree)]
+        paths += [solve(coordinates, guess(times), 1e-2) for guess in guesses[1:]]
+        found = [path for path in paths if path is not None]
+        yield from sorted(found, key=lambda path: float(np.mean(squared_speeds(coordinates, path))))
+    for guess in guesses:
+        polyline = relaxed(coordinates, guess)
+        for degree in DEGREES[1:4]:
+            path = solve(coordinates, polyline(chebyshev_points(degree)), 1e-6)
+            if path is not None:
+                yield path
+
+
+def _refined(
+    coordinates: GeodesicCoordinates, path: Matrix, tolerance: float
+) -> tuple[Matrix, float]:
+    """The path at a degree that is high enough, and how much its squared speed varies."""
+    variation = _variation(coordinates, path)
+    for degree in DEGREES:
+        # A rough solution that is far from the tolerance is so for its low degree.
+        if degree < len(path) - 1 or (degree == len(path) - 1 and variation > 1e3 * tolerance):
+            continue
+        finer = solve(coordinates, resample(path, chebyshev_points(degree)), 1e-11)
+        if finer is None:
+            break
+        path, variation = finer, _variation(coordinates, finer)
+        if variation <= tolerance:
+            break
+    return path, variation
+
+
+def _variation(coordinates: GeodesicCoordinates, path: Matrix) -> float:
+    """How much the squared speed varies along a path, relatively."""
+    squares = squared_speeds(coordinates, path)
+    mean = float(np.mean(squares))
+    return float(np.ptp(squares)) / mean if mean > 0 else 0.0
+
+
+def _shot(
+    metric: Metric,
+    coordinates: GeodesicCoordinates,
+    W_a: Matrix,
+    W_b: Matrix,
+    X: Matrix,
+    times: Matrix,
+) -> Geodesic | None:
+    """The geodesic from the first point that hits the second one, with a velocity near X."""
+    start, target = coordinates.states(np.stack([W_a, W_b]))
+    size = float(np.max(np.abs(target - start)))
+
+    def path(velocity: Matrix, times: ArrayLike) -> Geodesic:
+        return geodesic(metric, W_a, coordinates.to_points(start, size * velocity), times)
+
+    def miss(velocity: Any) -> Any:
+        return (coordinates.states(path(velocity, [0.0, 1.0]).points[1]) - target) / size
+
+    try:
+        velocity: Any = newton_krylov(
+            miss, coordinates.to_states(start, X) / size, f_tol=1e-10, maxiter=10
+        )
+        found = path(velocity, np.union1d([0.0, 1.0], times))
+    except (NoConvergence, GeodesicError, NotFiniteError, np.linalg.LinAlgError):
+        return None
+    kept = np.isin(found.times, times)
+    return Geodesic(times, found.points[kept], found.velocities[kept], found.length)
+
+
+def _changes_sign(path: Matrix) -> bool:
+    """Whether the determinant changes its sign along a path of square matrices."""
+    is_square = path.shape[1] == path.shape[2]
+    return is_square and bool(np.ptp(np.linalg.slogdet(path)[0]) > 0)
+
+
+def _spectrum(W: Matrix) -> str:
+    return np.array2string(np.linalg.svd(W, compute_uv=False), precision=3, threshold=6)
+
+
+def _nearest(coordinates: GeodesicCoordinates, path: Matrix) -> str:
+    """How near a path comes to lower rank."""
+    s = np.linalg.svd(coordinates.points(path), compute_uv=False)
+    ratios = s[:, -1] / s[:, 0]
+    k = int(np.argmin(ratios))
+    time = chebyshev_points(len(path) - 1)[k]
+    return (
+        f"The path comes near lower rank at time {time:.3g}, where the singular values are {s[k]}"
     )
 
 
-def _as_geodesic(metric: Metric, path: Matrix) -> tuple[Geodesic, float]:
-    """The geodesic along a path, and how much the squared speed varies, relatively."""
-    velocities = _along_time(_differentiation(len(path) - 1), path)
-    squares = metric.at(path).inner(velocities, velocities)
-    mean = float(np.mean(squares))
-    length = float(np.sqrt(mean))
-    found = Geodesic(_chebyshev_points(len(path) - 1).copy(), path, velocities, length)
-    return found, float(np.ptp(squares)) / mean if mean > 0 else 0.0
-
-
-def _solve_in_steps(
-    metric: Metric, guess: Callable[[Matrix], Matrix], degree: int
-) -> tuple[Matrix | None, float]:
-    """A rough geodesic from guess(0) to guess(1), and how far along the guess it got.
-
-    By way of guess(t), 0 < t < 1, where all of it is too far at once.
-    """
-    times = _chebyshev_points(degree)
-    reached, step = 0.0, 1.0
-    correction: Matrix = np.zeros(1)
-    while step > 1 / 64:
-        ahead = min(reached + step, 1.0)
-        # What a geodesic has over the guess grows with the square of its length.
-        growth = (ahead / reached) ** 2 if reached else 0.0
-        path = _solve(metric, guess(ahead * times) + growth * correction, 1e-6)
-        if path is None:
-            step /= 2
-        elif ahead == 1:
-            return path, ahead
-        else:
-            correction, reached = path - guess(ahead * times), ahead
-    return None, reached
-
-
-def _solve(metric: Metric, path: Matrix, tolerance: float) -> Matrix | None:
-    """The polynomial near a path that obeys W'' = -Gamma(W', W') between the same ends, or None.
-
-    The equation is solved for W'' first, so that its linear part is the identity.
-    """
-    degree, shape = len(path) - 1, path.shape[1:]
-    first, inside, from_ends = _differentiation(degree), *_double_integration(degree)
-    straight = _along_time(from_ends, path[[0, -1]])
-
-    def residual(inner: Matrix) -> Matrix:
-        trial = np.concatenate([path[:1], inner, path[-1:]])
-        velocities = _along_time(first, trial)[1:-1]
-        gamma = metric.at(inner).christoffel(velocities, velocities)
-        return inner - straight + _along_time(inside, gamma)
-
-    # The residual has to be small where the path is small, but above its rounding errors. The
-    # solver's finite differences ask for unknowns of the order of one.
-    sizes = np.max(np.abs(path), axis=(1, 2))
-    least, largest = float(np.min(sizes)), float(np.max(sizes))
-    tolerance = max(tolerance * max(least / largest, 1e-3), 1e-13)
-    try:
-        with np.errstate(all="ignore"):
-            inner = (
-                largest
-                * newton_krylov(
-                    lambda unknown: residual(largest * unknown) / largest,  # type: ignore[arg-type]
-                    path[1:-1] / largest,
-                    f_tol=tolerance,
-                    maxiter=10,
-                )
-            )
-    except (NoConvergence, NotFiniteError, ZeroDivisionError, np.linalg.LinAlgError):
-        return None
-    return np.concatenate([path[:1], inner.reshape(-1, *shape), path[-1:]])
-
-
-def _straight_path(W_a: Matrix, W_b: Matrix) -> Callable[[Matrix], Matrix]:
-    return lambda times: W_a + times[:, None, None] * (W_b - W_a)
-
-
-def _polar_path(W_a: Matrix, W_b: Matrix) -> Callable[[Matrix], Matrix]:
-    """A path that keeps the rank: it interpolates W = Q R^2, Q orthonormal and R positive definite.
-
-    Q turns steadily from one end to the other, and R goes straight.
-    """
-    if W_a.shape[0] < W_a.shape[1]:
-        transposed = _polar_path(W_a.T, W_b.T)
-        return lambda times: transposed(times).mT
-
-    def factors(W: Matrix) -> tuple[Matrix, Matrix]:
-        U, s, Vt = np.linalg.svd(W, full_matrices=False)
-        return U @ Vt, Vt.T * np.sqrt(s) @ Vt
-
-    (Q_a, root_a), (Q_b, root_b) = factors(W_a), factors(W_b)
-    turn = _rotation(Q_a, Q_b)
-
-    def path(times: Matrix) -> Matrix:
-        t = times[:, None, None]
-        root = (1 - t) * root_a + t * root_b
-        return turn(t) @ root @ root
-
-    return path
-
-
-def _rotation(Q_a: Matrix, Q_b: Matrix) -> Callable[[Matrix], Matrix]:
-    """Orthonormal columns that turn from Q_a at 0 to Q_b at 1, by powers of one rotation.
-
-    The rotation acts on the space of all the columns. It takes Q_a to Q_b, and what is orthogonal
-    to Q_a as little as it can.
-    """
-    m, n = Q_a.shape
-    basis = np.linalg.qr(np.hstack([Q_a, Q_b - Q_a @ (Q_a.T @ Q_b)]))[0][:, : min(m, 2 * n)]
-    basis[:, :n] = Q_a
-    image = basis.T @ Q_b
-    complement = np.linalg.svd(image)[0][:, n:]
-    left, _, right = np.linalg.svd(complement[n:].T)
-    rest = complement @ left @ right
-    if rest.shape[1] and np.linalg.slogdet(np.hstack([image, rest]))[0] < 0:
-        rest = complement @ (left * np.append(np.ones(len(left) - 1), -1.0)) @ right
-    triangle, vectors = schur(np.hstack([image, rest]), output="complex")
-    angles = np.angle(np.diag(triangle))
-    start = vectors.conj().T[:, :n]
-    return lambda t: basis @ ((vectors * np.exp(1j * t * angles)) @ start).real
+def _checked_path(value: Array, W_a: Matrix, W_b: Matrix) -> Matrix:
+    """A path of matrices from one point to the other."""
+    path = to_numpy(finite("initial_path", floating_array("initial_path", value)))
+    if path.ndim != 3 or path.shape[1:] != W_a.shape or len(path) < 2:
+        m, n = W_a.shape
+        raise ValueError(
+            f"initial_path must have the shape (L, {m}, {n}) with L at least 2, got {path.shape}"
+        )
+    if not (np.allclose(path[0], W_a) and np.allclose(path[-1], W_b)):
+        raise ValueError("initial_path must go from W_a to W_b")
+    return path.astype(np.float64)
 
 
 def _require_connected(metric: Metric, W_a: Matrix, W_b: Matrix) -> None:
@@ -284,39 +295,3 @@ def _require_connected(metric: Metric, W_a: Matrix, W_b: Matrix) -> None:
             "the determinants of the points have opposite signs, so that every path between "
             "them meets a matrix of lower rank"
         )
-
-
-def _along_time(matrix: Matrix, path: Matrix) -> Matrix:
-    return np.tensordot(matrix, path, axes=1)
-
-
-def _resample(path: Matrix, times: Matrix) -> Matrix:
-    """The values at other times of the polynomial that a path gives at its Chebyshev points."""
-    degree = len(path) - 1
-    vandermonde = chebyshev.chebvander(2 * _chebyshev_points(degree) - 1, degree)
-    return _along_time(
-        chebyshev.chebvander(2 * times - 1, degree) @ np.linalg.inv(vandermonde), path
-    )
-
-
-@cache
-def _chebyshev_points(degree: int) -> Matrix:
-    """The extrema of the Chebyshev polynomial on [0, 1], ascending."""
-    # As a sine, which makes 0, 1/2 and 1 exact.
-    return (1 + np.sin(np.pi / 2 * (2 * np.arange(degree + 1) / degree - 1))) / 2
-
-
-@cache
-def _differentiation(degree: int) -> Matrix:
-    """The matrix that differentiates a polynomial given by its values at the Chebyshev points."""
-    points = 2 * _chebyshev_points(degree) - 1
-    derivatives = chebyshev.chebvander(points, degree - 1) @ chebyshev.chebder(np.eye(degree + 1))
-    return 2 * derivatives @ np.linalg.inv(chebyshev.chebvander(points, degree))
-
-
-@cache
-def _double_integration(degree: int) -> tuple[Matrix, Matrix]:
-    """The inner values of a polynomial, from its inner second derivatives and from its ends."""
-    second = _differentiation(degree) @ _differentiation(degree)
-    inside = np.linalg.inv(second[1:-1, 1:-1])
-    return inside, -inside @ second[1:-1, [0, -1]]

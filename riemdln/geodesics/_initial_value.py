@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+import warnings
 from itertools import count
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.integrate import solve_ivp
+from numpy.typing import ArrayLike, NDArray
+from scipy.integrate import DOP853
 
 from riemdln._arrays import (
     Array,
@@ -21,10 +21,13 @@ from riemdln._arrays import (
     to_numpy,
 )
 from riemdln._frame import singular_frame
-from riemdln.geodesics._results import Geodesic, GeodesicError
+from riemdln.geodesics._results import Geodesic, GeodesicError, LowerRankError
 from riemdln.metrics import Metric
+from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates
 
 __all__ = ["exponential", "geodesic", "require_full_rank"]
+
+Matrix = NDArray[np.floating[Any]]
 
 
 def exponential(
@@ -49,7 +52,7 @@ def exponential(
 
     Raises
     ------
-    GeodesicError
+    LowerRankError
         If the geodesic runs into a matrix of lower rank.
 
     Examples
@@ -82,7 +85,9 @@ def geodesic(
     .. math:: \dot W = A_W(p), \qquad \dot p = -\tfrac12 \Xi_W(p, p), \qquad p(0) = A_W^{-1} X,
 
     by an explicit Runge-Kutta method of order 8. The Hamiltonian <p, A_W(p)> / 2, half the square
-    of the speed, is conserved to the tolerance.
+    of the speed, is conserved to the tolerance. Under `DeepLinearMetric` it is integrated for
+    roots of the matrices, in which the equation is smooth down to lower rank: at finite depth a
+    geodesic ends where it meets a matrix of lower rank, and at infinite depth it never does.
 
     Parameters
     ----------
@@ -98,8 +103,7 @@ def geodesic(
         The rank of the matrices; by default they are of full rank. A metric at a lower rank is
         that of `SpectralMetric.at` with this rank.
     max_evaluations : int
-        How often the equation may be evaluated. A geodesic takes some hundreds; one that comes
-        closer and closer to lower rank takes any number.
+        How often the equation may be evaluated. A geodesic takes some hundreds.
 
     Returns
     -------
@@ -107,8 +111,10 @@ def geodesic(
 
     Raises
     ------
+    LowerRankError
+        If the geodesic runs into a matrix of lower rank.
     GeodesicError
-        If the geodesic runs into a matrix of lower rank, or takes too many evaluations.
+        If it leaves the range of floating-point numbers or takes too many evaluations.
 
     Examples
     --------
@@ -123,70 +129,21 @@ def geodesic(
     X = to_numpy(finite_matrix("X", point_of_shape("X", X, given.shape))).astype(np.float64)
     W = to_numpy(given).astype(np.float64)
     times, rtol = increasing_times("times", times), positive_number("rtol", rtol)
-    duration = times[-1] - times[0]
-    metric_at = partial(metric.at, rank=rank)
-    start = metric_at(W)
-    momentum = start.flat(X)
+    at, duration = metric.at(W, rank=rank), float(times[-1] - times[0])
+    momentum = at.flat(X)
     if metric.ends_at_lower_rank:
         require_full_rank("point", W, rank)
-    length = float(duration * np.sqrt(start.inner(X, X)))
+    length = duration * float(at.inner(X, X)) ** 0.5
     if duration == 0 or length == 0:
-        path = W + 0.0 * times[:, None, None]
-        velocity_there = X if momentum.any() else 0.0 * X  # a frozen direction leads nowhere
-        return _as_given(given, times, path, 0.0 * path + velocity_there, length)
-
-    start.sharp_derivative_adjoint(momentum, momentum)  # says what is wrong at the start
-    evaluations, smallest = count(), np.linalg.svd(W, compute_uv=False)[:rank][-1]
-    size = max(float(np.linalg.norm(W)), duration * float(np.linalg.norm(X)))
-
-    def velocity(time: float, state: Array) -> Array:
-        if next(evaluations) > max_evaluations:
-            raise GeodesicError(
-                f"the geodesic was followed up to time {time:.6g} only, which took "
-                f"{max_evaluations} evaluations: a longer one takes more (max_evaluations), and so "
-                "does one that comes close to a matrix of lower rank"
-            )
-        point, p = state.reshape(2, *W.shape)
-        try:
-            at = metric_at(point)
-            pull = at.sharp_derivative_adjoint(p, p)
-            return np.concatenate([at.sharp(p).ravel(), -pull.ravel() / 2])
-        except NotFiniteError:  # a trial step that overflows is shortened
-            return np.full_like(state, np.nan)
-
-    def rank_margin(time: float, state: Array) -> float:
-        s = np.linalg.svd(state[: W.size].reshape(W.shape), compute_uv=False)[:rank]
-        # All singular values may go to zero together, or the last one start near zero.
-        return float(s[-1] - min(max(1e-8 * s[0], 1e-12 * size), 1e-4 * smallest))
-
-    rank_margin.terminal = True  # type: ignore[attr-defined]
-    rank_margin.direction = -1  # type: ignore[attr-defined] # a geodesic may leave the margin
-    scales = np.repeat([size, np.linalg.norm(momentum)], W.size)
-    with np.errstate(over="ignore", invalid="ignore"):
-        solution: Any = solve_ivp(
-            velocity,
-            (times[0], times[-1]),
-            np.concatenate([W.ravel(), momentum.ravel()]),
-            method="DOP853",
-            t_eval=times,
-            rtol=rtol,
-            atol=rtol * 1e-2 * scales,
-            events=rank_margin if metric.ends_at_lower_rank else None,
-        )
-    if solution.status != 0:
-        if solution.status == 1:
-            raise GeodesicError(
-                "the geodesic runs into a matrix of lower rank at time "
-                f"{solution.t_events[0][0]:.6g}; a shorter tangent vector stops before it"
-            )
-        raise GeodesicError(f"the geodesic was not followed to its end: {solution.message}")
-    points, momenta = solution.y.T.reshape(len(times), 2, *W.shape).swapaxes(0, 1)
-    velocities = np.stack([metric_at(V).sharp(p) for V, p in zip(points, momenta, strict=True)])
-    return _as_given(given, times, points, velocities, length)
-
-
-def _as_given(W: Array, times: Array, points: Array, velocities: Array, length: float) -> Geodesic:
-    return Geodesic(times, like(W, points), like(W, velocities), length)
+        points = W + 0.0 * times[:, None, None]
+        # A frozen direction leads nowhere.
+        velocities = 0.0 * points + (X if momentum.any() else 0.0 * X)
+    else:
+        at.sharp_derivative_adjoint(momentum, momentum)  # says what is wrong at the start
+        coordinates = metric.geodesic_coordinates(W[None], duration * X, rank)
+        path = _Path(metric, coordinates, rank, W, X, times, rtol, max_evaluations)
+        points, velocities = path.followed()
+    return Geodesic(times, like(given, points), like(given, velocities), length)
 
 
 def require_full_rank(name: str, W: Array, rank: int | None = None) -> None:
@@ -197,3 +154,103 @@ def require_full_rank(name: str, W: Array, rank: int | None = None) -> None:
             f"the {name} is of lower rank: its singular values range from {frame.s[0]:.1e} to "
             f"{frame.s[-1]:.1e}"
         )
+
+
+class _Path:
+    """The way of a geodesic, step by step."""
+
+    def __init__(
+        self,
+        metric: Metric,
+        coordinates: GeodesicCoordinates,
+        rank: int | None,
+        W: Matrix,
+        X: Matrix,
+        times: Matrix,
+        rtol: float,
+        max_evaluations: int,
+    ) -> None:
+        self._coordinates, self._rank, self._times = coordinates, rank, times
+        self._ends, self._most = metric.ends_at_lower_rank, max_evaluations
+        state = coordinates.states(W)
+        velocity = coordinates.to_states(state, X)
+        momentum = coordinates.at(state).flat(velocity)
+        duration, smallest = times[-1] - times[0], self._singular_values(state)[-1]
+        size = max(float(np.linalg.norm(state)), duration * float(np.linalg.norm(velocity)))
+        # Where what leaves the column or the row space turns about lower rank, the turn is lost in
+        # rounding errors below the first margin. The last singular value may start near zero.
+        can_leave = state.shape[0] != state.shape[1] or rank not in (None, len(state))
+        self._margin = min((1e-6 if can_leave else 1e-12) * size, 1e-4 * smallest)
+        self._shape = (2, *state.shape)
+        scales = np.repeat([size, np.linalg.norm(momentum)], state.size)
+        self._evaluations = count()
+        self._solver = DOP853(
+            self._rates,
+            times[0],
+            np.concatenate([state.ravel(), momentum.ravel()]),
+            times[-1],
+            rtol=rtol,
+            atol=rtol * 1e-2 * scales,
+        )
+
+    def followed(self) -> tuple[Matrix, Matrix]:
+        """The points and velocities at the times."""
+        solver, times, found = self._solver, self._times, []
+        while len(found) < len(times):
+            if self._ends:
+                solver.max_step = self._longest_step()
+            with np.errstate(over="ignore", invalid="ignore"):
+                message = solver.step() if solver.status == "running" else "it is at its end"
+            if solver.status == "failed":
+                raise GeodesicError(f"the geodesic was not followed to its end: {message}")
+            passed = times[len(found) :][times[len(found) :] <= solver.t]
+            interpolant = solver.dense_output() if len(passed) else None
+            found += [solver.y if t == solver.t else interpolant(t) for t in passed]
+        states, momenta = np.stack(found).reshape(-1, *self._shape).swapaxes(0, 1)
+        velocities = self._coordinates.at(states).sharp(momenta)
+        points = self._coordinates.points(states)
+        self._require_held(states, points)
+        return points, self._coordinates.to_points(states, velocities)
+
+    def _require_held(self, states: Matrix, points: Matrix) -> None:
+        """Raise where matrices are out of range, and warn where they lose singular values."""
+        true = self._coordinates.singular_values(states)[:, : self._rank]
+        if not np.all(np.isfinite(points)) or (self._ends and not np.all(true > 0)):
+            raise GeodesicError("the geodesic leaves the range of floating-point numbers")
+        held = np.linalg.svd(points, compute_uv=False)[:, : self._rank]
+        lost = np.any(np.abs(held - true) > 1e-6 * true, axis=-1)
+        if self._ends and np.any(lost):
+            warnings.warn(
+                f"at time {self._times[np.argmax(lost)]:g} the geodesic has singular values that "
+                "are smaller than the rounding errors of its points, which do not hold them",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _rates(self, time: float, unknowns: Matrix) -> Matrix:
+        if next(self._evaluations) > self._most:
+            raise GeodesicError(
+                f"the geodesic was followed up to time {time:.6g} only, which took {self._most} "
+                "evaluations: a longer one takes more (max_evaluations)"
+            )
+        state, p = unknowns.reshape(self._shape)
+        try:
+            at = self._coordinates.at(state)
+            return np.stack([at.sharp(p), at.sharp_derivative_adjoint(p, p) / -2]).ravel()
+        except (NotFiniteError, np.linalg.LinAlgError):  # a trial step too far is shortened
+            return np.full_like(unknowns, np.nan)
+
+    def _longest_step(self) -> float:
+        """Half of the time to lower rank, if all of the velocity led there."""
+        state, momentum = self._solver.y.reshape(self._shape)
+        velocity = self._coordinates.at(state).sharp(momentum)
+        U, s, Vt = np.linalg.svd(state, full_matrices=False)
+        last = len(s[: self._rank]) - 1
+        if not s[last] > self._margin:
+            u, v = U[:, last], Vt[last]
+            rate = abs(float(u @ velocity @ v))
+            raise LowerRankError(float(self._solver.t + s[last] / rate), u, v)
+        return 0.5 * float(s[last] / np.linalg.norm(velocity))
+
+    def _singular_values(self, state: Matrix) -> Matrix:
+        return np.linalg.svd(state, compute_uv=False)[: self._rank]

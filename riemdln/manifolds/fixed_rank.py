@@ -12,7 +12,7 @@ from pymanopt.tools import ndarraySequenceMixin
 from riemdln._ambient import Ambient, OrthogonalPart, ambient_matrix
 from riemdln._arrays import Rng, finite, finite_array, floating_array, integer, is_triple, least
 from riemdln._frame import Blocks, Frame
-from riemdln.geodesics import GeodesicError, exponential, geodesic_between
+from riemdln.geodesics import GeodesicError, LowerRankError, exponential, geodesic_between
 from riemdln.manifolds._base import Connection, MetricManifold
 from riemdln.manifolds._coordinates import Coordinates, FactorCoordinates, require_frame
 from riemdln.manifolds._multiplicative import MatrixGeometry, MultiplicativeCoordinates
@@ -292,7 +292,7 @@ class FixedRank(MetricManifold):
 
         Raises
         ------
-        GeodesicError
+        LowerRankError
             If the geodesic runs into a matrix of lower rank. At depth 1 such matrices are no end
             of the metric, and a geodesic may pass through one.
         """
@@ -304,7 +304,11 @@ class FixedRank(MetricManifold):
             for basis, leaving in ((U, X.Up), (V, X.Vp))
         )
         W, Z = inner.U * inner.s @ inner.Vt, inner.join(Blocks(Up, X.M, Vp))
-        return self._lifted(exponential(self._metric, W, Z, rank=self._k), U, V)
+        try:
+            end = exponential(self._metric, W, Z, rank=self._k)
+        except LowerRankError as error:
+            raise LowerRankError(error.time, U @ error.left, V @ error.right) from None
+        return self._lifted(end, U, V)
 
     def dist(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> float:
         """The length of the geodesic between two points that share a singular space.

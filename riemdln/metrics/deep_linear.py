@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from riemdln._arrays import (
     Array,
     finite_matrix,
@@ -14,8 +16,10 @@ from riemdln._arrays import (
 )
 from riemdln._frame import Blocks
 from riemdln.kernels import DeepLinearKernel
+from riemdln.metrics._closed_forms import aligned_geodesic, depth_two_geodesic
 from riemdln.metrics._cone import cone_geodesic
 from riemdln.metrics._diffusion import Diffusion, RootDiffusion
+from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates, RootCoordinates
 from riemdln.metrics._spectral_at import FrameAt
 from riemdln.metrics.spectral import SpectralMetric
 from riemdln.networks import end_to_end, layers_in_frame
@@ -99,10 +103,15 @@ class DeepLinearMetric(SpectralMetric):
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
     ) -> tuple[Array, Array, float] | None:
-        """The geodesic in closed form: of one row or column a line in a flat cone."""
-        if min(W_a.shape) == 1 and 1 < self.depth < math.inf:
+        """The geodesic in closed form: see the theory page for where there is one."""
+        if self.depth == 1:
+            return super().known_geodesic(W_a, W_b, times)
+        if min(W_a.shape) == 1 and self.depth < math.inf:
             return cone_geodesic(W_a, W_b, self.depth, times)
-        return super().known_geodesic(W_a, W_b, times)
+        known = aligned_geodesic(self, W_a, W_b, times)
+        if known is None and self.depth == 2:
+            return depth_two_geodesic(self, W_a, W_b, times)
+        return known
 
     @property
     def keeps_rank(self) -> bool:
@@ -122,6 +131,29 @@ class DeepLinearMetric(SpectralMetric):
     def diffusion(self) -> Diffusion:
         """The coordinates in which `langevin_flow` computes: roots of depth N, if it is finite."""
         return super().diffusion() if math.isinf(self.depth) else RootDiffusion(self.depth)
+
+    def geodesic_coordinates(
+        self, points: Array, velocity: Array | None, rank: int | None
+    ) -> GeodesicCoordinates:
+        """The coordinates in which geodesics are computed: roots of the matrices.
+
+        Parameters
+        ----------
+        points : array (K, m, n)
+            The points that a geodesic is sought between, or the one that it starts from.
+        velocity : array (m, n) or None
+            The velocity that it has there, in the second case; it is followed for a unit of time.
+        rank : int or None
+            The rank of the matrices, if it is not full.
+        """
+        if self.depth == 1:
+            return super().geodesic_coordinates(points, velocity, rank)
+        s = np.linalg.svd(points, compute_uv=False)[:, :rank]
+        log_range = float(np.log(np.max(s) / np.min(s)))
+        if velocity is not None and math.isinf(self.depth):
+            # No logarithm of a singular value moves faster than the geodesic.
+            log_range += float(self.inner(points[0], velocity, velocity)) ** 0.5
+        return RootCoordinates(self.depth, log_range, rank)
 
     def entropy(self, W: Array) -> Array:
         r"""The logarithm of the volume of the balanced layers over W, up to a constant.

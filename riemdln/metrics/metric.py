@@ -19,6 +19,7 @@ from riemdln._arrays import (
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._diffusion import AmbientDiffusion, Diffusion
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
+from riemdln.metrics._geodesic_coordinates import EntryCoordinates, GeodesicCoordinates
 from riemdln.metrics._rules import are_differentiated, are_recorded, by_rule, plainly
 
 __all__ = ["Metric"]
@@ -396,6 +397,22 @@ class Metric(abc.ABC):
     def diffusion(self) -> Diffusion:
         """The coordinates in which `langevin_flow` computes: the entries of the matrices."""
         return AmbientDiffusion(self)
+
+    def geodesic_coordinates(
+        self, points: Array, velocity: Array | None, rank: int | None
+    ) -> GeodesicCoordinates:
+        """The coordinates in which geodesics are computed: the entries of the matrices.
+
+        Parameters
+        ----------
+        points : array (K, m, n)
+            The points that a geodesic is sought between, or the one that it starts from.
+        velocity : array (m, n) or None
+            The velocity that it has there, in the second case; it is followed for a unit of time.
+        rank : int or None
+            The rank of the matrices, if it is not full.
+        """
+        return EntryCoordinates(self, rank)
 
     def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
         """Raise a ValueError where the metric does not exist on m x n matrices."""
