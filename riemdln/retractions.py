@@ -118,7 +118,8 @@ def root_retraction(W: Matrix, X: Matrix) -> Matrix:
     """A step that moves the square root of a positive definite matrix, and so stays among these.
 
     Of W = R^2 it leads to (R + dR)^2 with R dR + dR R = X. This is the polar retraction where its
-    Q is I; no rounding error of a long step turns that Q.
+    Q is I; no rounding error of a long step turns that Q. Within the kernel of a W on the boundary,
+    where no dR does this, nothing moves.
 
     Parameters
     ----------
@@ -139,10 +140,9 @@ def root_retraction(W: Matrix, X: Matrix) -> Matrix:
     """
     values, vectors = np.linalg.eigh(finite("W", W))
     root = np.sqrt(np.abs(values))  # near the boundary rounding errors may be negative
-    if not root.min() > 0:
-        raise ValueError("the polar retraction needs a point that is positive definite")
-    turned = vectors.T @ finite("X", X) @ vectors
-    moved = vectors @ (np.diag(root) + turned / (root[:, None] + root))
+    sums = root[:, None] + root
+    change = vectors.T @ finite("X", X) @ vectors / np.where(sums > 0, sums, np.inf)
+    moved = vectors @ (np.diag(root) + change)
     return moved @ moved.T
 
 

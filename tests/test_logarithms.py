@@ -149,8 +149,14 @@ def test_long_steps_of_positive_definite_matrices_stay_among_them():
         least, largest = np.linalg.eigvalsh(end)[[0, -1]]
         assert least > -1e-14 * largest
         manifold.norm(end, X)  # which refuses what is outside
-    with pytest.raises(ValueError, match="^the polar retraction needs .* positive definite"):
-        root_retraction(np.diag([1.0, 0.0]), np.eye(2))
+
+
+def test_steps_from_the_boundary_of_positive_definite_matrices_go_on():
+    a, b, c = 0.5, 0.25, 3.0
+    # R = diag(1, 0) and R dR + dR R = X, but for the entry c.
+    moved = np.array([[1 + a / 2, b], [b, 0.0]])
+    step = PositiveDefinite(2, METRIC).retraction(np.diag([1.0, 0.0]), np.array([[a, b], [b, c]]))
+    np.testing.assert_allclose(step, moved @ moved, atol=1e-15)
 
 
 @pytest.mark.parametrize("bad", ["straight", None, ["linear"], lambda a, b: b - a])
