@@ -23,6 +23,7 @@ __all__ = [
     "Retraction",
     "linear_retraction",
     "polar_retraction",
+    "root_retraction",
     "second_order_retraction",
 ]
 
@@ -111,6 +112,38 @@ def polar_retraction(W: Matrix, X: Matrix) -> Matrix:
     leaving = (X @ Vt.T - U @ M) / s
     moved, _ = polar(U + U @ turn + leaving)
     return moved @ root @ root @ Vt
+
+
+def root_retraction(W: Matrix, X: Matrix) -> Matrix:
+    """A step that moves the square root of a positive definite matrix, and so stays among these.
+
+    Of W = R^2 it leads to (R + dR)^2 with R dR + dR R = X. This is the polar retraction where its
+    Q is I; no rounding error of a long step turns that Q. Within the kernel of a W on the boundary,
+    where no dR does this, nothing moves.
+
+    Parameters
+    ----------
+    W, X : array (n, n)
+        The point, symmetric and positive definite, and the tangent vector, symmetric.
+
+    Returns
+    -------
+    array (n, n)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from riemdln.retractions import root_retraction
+    >>> root_retraction(np.diag([4.0, 1.0]), np.diag([4.0, -4.0]))  # (2 + 4 / 4)^2, (1 - 4 / 2)^2
+    array([[9., 0.],
+           [0., 1.]])
+    """
+    values, vectors = np.linalg.eigh(finite("W", W))
+    root = np.sqrt(np.abs(values))  # near the boundary rounding errors may be negative
+    sums = root[:, None] + root
+    change = vectors.T @ finite("X", X) @ vectors / np.where(sums > 0, sums, np.inf)
+    moved = vectors @ (np.diag(root) + change)
+    return moved @ moved.T
 
 
 def _network(metric: Any) -> Retraction:

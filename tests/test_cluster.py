@@ -6,11 +6,11 @@ import re
 import secrets
 from pathlib import Path
 
+import joblib
 import pytest
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
-joblib = pytest.importorskip("joblib")
 ray = pytest.importorskip("ray")
 
 # A cluster that cannot start, for want of memory or of ports, waits for ever.

@@ -106,12 +106,12 @@ def relaxed(coordinates: GeodesicCoordinates, guess: Guess) -> Guess:
 
 
 def _energy(coordinates: GeodesicCoordinates, guess: Guess) -> float:
-    """The energy of a guess, as a polyline: the square of its length where the speed is constant."""
+    """The square of the length of a guess, if its speed is constant: twice its energy."""
     return 2 * _polyline_energy(coordinates, guess(np.linspace(0, 1, _INTERVALS + 1)))[0]
 
 
 def _polyline_energy(coordinates: GeodesicCoordinates, nodes: Matrix) -> tuple[float, Matrix]:
-    """The energy L / 2 sum_k g(D_k, D_k) of steps D_k, with g at their middles, and its gradient."""
+    """The energy L / 2 sum_k g(D_k, D_k) of L steps D_k, g at their middles, and its gradient."""
     steps, intervals = np.diff(nodes, axis=0), len(nodes) - 1
     at = coordinates.at((nodes[1:] + nodes[:-1]) / 2)
     p = at.flat(steps)

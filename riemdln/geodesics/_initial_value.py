@@ -190,22 +190,23 @@ class _Path:
             np.concatenate([state.ravel(), momentum.ravel()]),
             times[-1],
             rtol=rtol,
-            atol=rtol * 1e-2 * scales,
+            atol=rtol * 1e-2 * scales,  # type: ignore[arg-type]
         )
 
     def followed(self) -> tuple[Matrix, Matrix]:
         """The points and velocities at the times."""
-        solver, times, found = self._solver, self._times, []
+        solver, times = self._solver, self._times
+        found = [solver.y]
         while len(found) < len(times):
             if self._ends:
                 solver.max_step = self._longest_step()
             with np.errstate(over="ignore", invalid="ignore"):
-                message = solver.step() if solver.status == "running" else "it is at its end"
+                message = solver.step()
             if solver.status == "failed":
                 raise GeodesicError(f"the geodesic was not followed to its end: {message}")
             passed = times[len(found) :][times[len(found) :] <= solver.t]
-            interpolant = solver.dense_output() if len(passed) else None
-            found += [solver.y if t == solver.t else interpolant(t) for t in passed]
+            if len(passed):
+                found += list(solver.dense_output()(passed).T)
         states, momenta = np.stack(found).reshape(-1, *self._shape).swapaxes(0, 1)
         velocities = self._coordinates.at(states).sharp(momenta)
         points = self._coordinates.points(states)

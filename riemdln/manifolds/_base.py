@@ -5,38 +5,20 @@ from __future__ import annotations
 import abc
 import math
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
 from riemdln._arrays import NotFiniteError, Rng, random_generator
-from riemdln._memory import Memory
+from riemdln.manifolds._logarithms import Connection, logarithm_named
 from riemdln.metrics import Metric, MetricAt
 
-__all__ = ["Connection", "MetricManifold"]
+__all__ = ["MetricManifold"]
 
 # A point, and a tangent vector or covector, in the form that the manifold has them.
 Point = Any
 Vector = Any
-
-
-class Connection(NamedTuple):
-    """The geodesic between two points, as manifolds are asked for it.
-
-    Attributes
-    ----------
-    length : float
-        Its length.
-    velocity : vector
-        Its velocity at the first point; it reaches the second in unit time.
-    middle : point
-        The point half-way.
-    """
-
-    length: float
-    velocity: Vector
-    middle: Point
 
 
 class MetricManifold(Manifold):
@@ -59,16 +41,25 @@ class MetricManifold(Manifold):
         The metric.
     rng : numpy.random.Generator, int or None
         Source of the random points and tangent vectors, or a seed for one.
+    logarithm : str
+        What `log`, `dist` and `pair_mean` are: "geodesic" or "linear".
     point_layout : int
         How many arrays a point has.
     """
 
     def __init__(
-        self, name: str, dimension: int, metric: Metric, rng: Any, *, point_layout: int = 1
+        self,
+        name: str,
+        dimension: int,
+        metric: Metric,
+        rng: Any,
+        *,
+        logarithm: str,
+        point_layout: int = 1,
     ) -> None:
         self._metric = metric
         self._rng = random_generator("rng", rng)
-        self._connections = Memory(size=32)
+        self._logarithm = logarithm_named(logarithm)
         super().__init__(name, dimension, point_layout=point_layout)
 
     @property
@@ -95,6 +86,18 @@ class MetricManifold(Manifold):
     @abc.abstractmethod
     def _connect(self, point_a: Point, point_b: Point) -> Connection:
         """The geodesic between two points."""
+
+    @abc.abstractmethod
+    def _difference(self, point_a: Point, point_b: Point) -> Vector:
+        """W_b - W_a, projected to the tangent space at W_a."""
+
+    @abc.abstractmethod
+    def _separation(self, point_a: Point, point_b: Point) -> float:
+        """The Frobenius norm of W_b - W_a."""
+
+    @abc.abstractmethod
+    def _middle(self, point_a: Point, point_b: Point) -> Point:
+        """The point whose matrix is nearest to (W_a + W_b) / 2."""
 
     @abc.abstractmethod
     def _retract(self, point: Point, tangent_vector: Vector) -> Point:
@@ -168,33 +171,34 @@ class MetricManifold(Manifold):
             raise self._explained(error, point=point, tangent_vector=tangent_vector) from error
 
     def dist(self, point_a: Point, point_b: Point) -> float:
-        """The length of the geodesic between two points: see `geodesics.geodesic_between`.
+        """The length of the way to another point: of the geodesic, or of the straight line.
 
         Raises
         ------
         GeodesicError
-            If none was found.
+            If no geodesic was found.
         """
-        return self._connection(point_a, point_b).length
+        return self._logarithm.dist(self, point_a, point_b)
 
     def log(self, point_a: Point, point_b: Point) -> Vector:
-        """The velocity at one point of the geodesic that reaches another in unit time."""
-        return deepcopy(self._connection(point_a, point_b).velocity)
+        """The tangent vector that leads to another point along the geodesic, or straight.
+
+        Raises
+        ------
+        GeodesicError
+            If no geodesic was found.
+        """
+        return self._logarithm.log(self, point_a, point_b)
 
     def pair_mean(self, point_a: Point, point_b: Point) -> Point:
-        """The point half-way along the geodesic between two points."""
-        return deepcopy(self._connection(point_a, point_b).middle)
+        """The point half-way to another point, along the geodesic or straight.
 
-    def _connection(self, point_a: Point, point_b: Point) -> Connection:
-        key = (*self._key("point_a", point_a), *self._key("point_b", point_b))
-        if not self._metric.is_pure:
-            return self._connect(point_a, point_b)
-        # Optimizers ask for all three, of the same points, one after the other.
-        known: Connection | None = self._connections.find(key)
-        if known is None:
-            known = self._connect(point_a, point_b)
-            self._connections.put(key, known)
-        return known
+        Raises
+        ------
+        GeodesicError
+            If no geodesic was found.
+        """
+        return self._logarithm.pair_mean(self, point_a, point_b)
 
     @abc.abstractmethod
     def _key(self, name: str, point: Point) -> tuple[np.ndarray, ...]:

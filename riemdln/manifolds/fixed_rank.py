@@ -13,8 +13,9 @@ from riemdln._ambient import Ambient, OrthogonalPart, ambient_matrix
 from riemdln._arrays import Rng, finite, finite_array, floating_array, integer, is_triple, least
 from riemdln._frame import Blocks, Frame
 from riemdln.geodesics import GeodesicError, LowerRankError, exponential, geodesic_between
-from riemdln.manifolds._base import Connection, MetricManifold
+from riemdln.manifolds._base import MetricManifold
 from riemdln.manifolds._coordinates import Coordinates, FactorCoordinates, require_frame
+from riemdln.manifolds._logarithms import Connection
 from riemdln.manifolds._multiplicative import MatrixGeometry, MultiplicativeCoordinates
 from riemdln.metrics import MetricAt, SpectralMetric
 from riemdln.metrics._spectral_at import FrameAt, SpectralAt
@@ -108,6 +109,13 @@ class FixedRank(MetricManifold):
     metric : SpectralMetric
         The metric. Its cometric multiplies the blocks of a Euclidean gradient by theta(s_i, s_j),
         theta(0, s_j) and theta(s_i, 0).
+    logarithm : str
+        What `log`, `dist` and `pair_mean` are. "geodesic": the inverse of the exponential map, the
+        distance and the middle of the geodesic, known only between points that share their column
+        or row space (see `dist`). "linear": those of the straight line, as for `FullRank`. Here
+        `log` is W_b - W_a projected to the tangent space at W_a, which the retraction takes to W_b
+        but for an error of third order, and `pair_mean` the matrix of rank k nearest to
+        (W_a + W_b) / 2.
     rng : numpy.random.Generator, int or None
         Source of the random points and tangent vectors, or a seed for one.
 
@@ -180,6 +188,7 @@ class FixedRank(MetricManifold):
         k: int,
         metric: SpectralMetric,
         *,
+        logarithm: str = "geodesic",
         rng: Rng = None,
     ) -> None:
         m, n, k = integer("m", m), integer("n", n), integer("k", k)
@@ -195,7 +204,8 @@ class FixedRank(MetricManifold):
                 "theta(s, 0) = 0, so that the metric does not exist there"
             )
         name = f"Manifold of {m}x{n} matrices of rank {k} with {metric!r}"
-        super().__init__(name, (m + n - k) * k, metric, rng, point_layout=3)
+        dimension = (m + n - k) * k
+        super().__init__(name, dimension, metric, rng, logarithm=logarithm, point_layout=3)
 
     def __repr__(self) -> str:
         return f"FixedRank({self._shape[0]}, {self._shape[1]}, {self._k}, {self._metric!r})"
@@ -311,11 +321,12 @@ class FixedRank(MetricManifold):
         return self._lifted(end, U, V)
 
     def dist(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> float:
-        """The length of the geodesic between two points that share a singular space.
+        """The length of the way to another point: of the geodesic, or of the straight line.
 
-        Points with the same column space, the same row space, or both have their geodesic among
-        matrices of full rank, in the span of their columns and rows (see
-        `geodesics.geodesic_between`); so have all points where k = min(m, n).
+        Geodesics are known between points that share a singular space. Points with the same column
+        space, the same row space, or both have their geodesic among matrices of full rank, in the
+        span of their columns and rows (see `geodesics.geodesic_between`); so have all points where
+        k = min(m, n).
 
         Raises
         ------
@@ -343,6 +354,26 @@ class FixedRank(MetricManifold):
         velocity = self.projection(point_a, (U, geodesic.velocities[0], V))
         middle = self._lifted(geodesic.points[len(geodesic.points) // 2], U, V)
         return Connection(geodesic.length, velocity, middle)
+
+    def _difference(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> FixedRankVector:
+        return self.projection(point_a, self._combination(-1, point_a, 1, point_b))
+
+    def _separation(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> float:
+        U, S, V = self._combination(-1, point_a, 1, point_b)
+        return float(np.linalg.norm(np.linalg.qr(U)[1] @ S @ np.linalg.qr(V)[1].T))
+
+    def _middle(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> FixedRankPoint:
+        U, S, V = self._combination(0.5, point_a, 0.5, point_b)
+        (Q_u, R_u), (Q_v, R_v) = np.linalg.qr(U), np.linalg.qr(V)
+        return self._lifted(R_u @ S @ R_v.T, Q_u, Q_v)
+
+    def _combination(
+        self, alpha: float, point_a: FixedRankPoint, beta: float, point_b: FixedRankPoint
+    ) -> tuple[Matrix, Matrix, Matrix]:
+        """The matrix alpha W_a + beta W_b as a triple (U, S, V) that stands for U S V^T."""
+        a, b = self._frame(point_a, "point_a"), self._frame(point_b, "point_b")
+        S = np.diag(np.concatenate([alpha * a.s, beta * b.s]))
+        return np.hstack([a.U, b.U]), S, np.vstack([a.Vt, b.Vt]).T
 
     def _lifted(self, W: Matrix, U: Matrix, V: Matrix) -> FixedRankPoint:
         """The point U W V^T of a small matrix W."""

@@ -18,13 +18,14 @@ from riemdln._arrays import (
 )
 from riemdln._frame import Frame, whole_frame
 from riemdln.geodesics import exponential, geodesic_between
-from riemdln.manifolds._base import Connection, MetricManifold
+from riemdln.manifolds._base import MetricManifold
 from riemdln.manifolds._coordinates import (
     AmbientCoordinates,
     Coordinates,
     StackCoordinates,
     require_frame,
 )
+from riemdln.manifolds._logarithms import Connection
 from riemdln.manifolds._multiplicative import MatrixGeometry, MultiplicativeCoordinates
 from riemdln.manifolds.fixed_rank import FixedRankPoint
 from riemdln.metrics import Metric, MetricAt
@@ -62,6 +63,13 @@ class FullRank(MetricManifold):
         How a tangent vector moves to another point. "identity" is the vector
         itself, as in any chart; "isometric" is A_b^{1/2} A_a^{-1/2}, which keeps inner products.
         Or a function ``transport(W_a, W_b, X)`` of one's own.
+    logarithm : str
+        What `log`, `dist` and `pair_mean` are. "geodesic": the inverse of the exponential map, the
+        distance and the middle of the geodesic; where none is found they raise a `GeodesicError`.
+        "linear": those of the straight line, W_b - W_a, which is the inverse of the linear
+        retraction, its Frobenius norm, and (W_a + W_b) / 2. They are there for any two points, and
+        are what optimizers without derivatives need, which start at random points. A Frobenius
+        norm is not the distance of the metric (see `geodesics.geodesic_between` for that one).
     rng : numpy.random.Generator, int or None
         Source of the random points and tangent vectors, or a seed for one.
 
@@ -97,6 +105,9 @@ class FullRank(MetricManifold):
     True
     """
 
+    # From a name to what makes the retraction of a metric.
+    _retractions: Mapping[str, Callable[[Metric], Retraction]] = RETRACTIONS
+
     def __init__(
         self,
         m: int,
@@ -105,6 +116,7 @@ class FullRank(MetricManifold):
         *,
         retraction: str | Retraction = "linear",
         transport: str | Transport = "identity",
+        logarithm: str = "geodesic",
         rng: Rng = None,
     ) -> None:
         m, n = integer("m", m), integer("n", n)
@@ -112,9 +124,10 @@ class FullRank(MetricManifold):
             raise TypeError(f"metric must be a riemdln.Metric, got {metric!r}")
         metric.require_shape(m, n)
         self._shape = (m, n)
-        self._retraction = _choice("retraction", retraction, RETRACTIONS, metric)
+        self._retraction = _choice("retraction", retraction, self._retractions, metric)
         self._transport = _choice("transport", transport, TRANSPORTS, metric)
-        super().__init__(*self._name_and_dimension(m, n, metric), metric, rng)
+        name, dimension = self._name_and_dimension(m, n, metric)
+        super().__init__(name, dimension, metric, rng, logarithm=logarithm)
 
     def _name_and_dimension(self, m: int, n: int, metric: Metric) -> tuple[str, int]:
         return f"Manifold of {m}x{n} matrices of full rank with {metric!r}", m * n
@@ -261,6 +274,17 @@ class FullRank(MetricManifold):
         geodesic = geodesic_between(self._metric, point_a, point_b)
         middle = geodesic.points[len(geodesic.points) // 2]
         return Connection(geodesic.length, geodesic.velocities[0].copy(), middle.copy())
+
+    def _difference(self, point_a: ArrayLike, point_b: ArrayLike) -> Matrix:
+        (W_a,), (W_b,) = self._key("point_a", point_a), self._key("point_b", point_b)
+        return W_b - W_a
+
+    def _separation(self, point_a: ArrayLike, point_b: ArrayLike) -> float:
+        return float(np.linalg.norm(self._difference(point_a, point_b)))
+
+    def _middle(self, point_a: ArrayLike, point_b: ArrayLike) -> Matrix:
+        (W_a,), (W_b,) = self._key("point_a", point_a), self._key("point_b", point_b)
+        return (W_a + W_b) / 2
 
     def _checked_frame(self, name: str, frame: Frame) -> Frame:
         """A start u diag(s) vt, if it is one on this manifold."""

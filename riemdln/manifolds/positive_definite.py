@@ -11,7 +11,7 @@ from riemdln._arrays import OutsideError, Rng, limits
 from riemdln._frame import Frame
 from riemdln.manifolds.full_rank import FullRank
 from riemdln.metrics import Metric, MetricAt, SpectralMetric
-from riemdln.retractions import Retraction
+from riemdln.retractions import RETRACTIONS, Retraction, root_retraction
 from riemdln.transports import Transport
 
 __all__ = ["PositiveDefinite"]
@@ -38,6 +38,8 @@ class PositiveDefinite(FullRank):
         and squares it again, so that no step leads out of the manifold; others may.
     transport : str or callable
         How a tangent vector moves to another point, as for `FullRank`.
+    logarithm : str
+        What leads from one point to another: "geodesic" or "linear", as for `FullRank`.
     rng : numpy.random.Generator, int or None
         Source of the random points and tangent vectors, or a seed for one.
 
@@ -60,6 +62,8 @@ class PositiveDefinite(FullRank):
     2.0
     """
 
+    _retractions = {**RETRACTIONS, "polar": lambda metric: root_retraction}  # noqa: RUF012
+
     def __init__(
         self,
         n: int,
@@ -67,9 +71,18 @@ class PositiveDefinite(FullRank):
         *,
         retraction: str | Retraction = "polar",
         transport: str | Transport = "identity",
+        logarithm: str = "geodesic",
         rng: Rng = None,
     ) -> None:
-        super().__init__(n, n, metric, retraction=retraction, transport=transport, rng=rng)
+        super().__init__(
+            n,
+            n,
+            metric,
+            retraction=retraction,
+            transport=transport,
+            logarithm=logarithm,
+            rng=rng,
+        )
         kernel = getattr(metric, "kernel", None)
         if kernel is None or not kernel.is_symmetric:
             raise TypeError(

@@ -253,9 +253,8 @@ class _RootAt:
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(np.abs(self._values))
             log_ratio = logs[..., :, None] - logs[..., None, :]
-        log_ratio = np.where(
-            np.isfinite(log_ratio), log_ratio, _FAR * np.sign(np.abs(a) - np.abs(b))
-        )
+        far = _FAR * np.sign(np.abs(a) - np.abs(b))
+        log_ratio = np.where(np.isfinite(log_ratio), log_ratio, far)
         log_ratio = np.where(np.abs(log_ratio) < 1e-20, 1e-20, log_ratio)
         return a, b, log_ratio, np.sign(a) * np.sign(b)
 
@@ -299,11 +298,10 @@ class _RootAt:
         s, M = self._coordinates.powers(np.abs(self._values)), self._coordinates.order
         s_a, s_b = s[..., :, None], s[..., None, :]
         steep = np.expm1(-M * np.abs(x)) / np.expm1(-np.abs(x))
-        same = np.maximum(s_a, s_b) * steep
         size = np.where(sign > 0, np.maximum(np.abs(a), np.abs(b)), np.abs(a) + np.abs(b))
-        return np.where(
-            size > 0, np.where(sign > 0, same, s_a + s_b) / np.where(size > 0, size, 1.0), 1.0
-        )
+        rise = np.where(sign > 0, np.maximum(s_a, s_b) * steep, s_a + s_b)
+        # 1 of what leaves both spaces, which is zero.
+        return np.where(size > 0, rise, 1.0) / np.where(size > 0, size, 1.0)
 
 
 # An end of the range of logarithms of ratios, in place of infinity.
