@@ -36,6 +36,7 @@ from riemdln._frame import Blocks, Frame
 from riemdln._memory import same_array
 from riemdln.kernels import Kernel, filled
 from riemdln.metrics._at import MetricAt
+from riemdln.metrics._second_variation import SecondVariation, SquareForm
 from riemdln.metrics._variation import Variation, left_variation
 
 __all__ = ["DenseAt", "FrameAt", "SpectralAt"]
@@ -168,6 +169,53 @@ class FrameAt(MetricAt):
 
     def sharp_derivative_adjoint(self, p: Blocks, q: Blocks) -> Blocks:
         return self.moving(self._left.adjoint(p, q) + self._right.adjoint(p.mT, q.mT).mT)
+
+    def known_curvature(self, X: Blocks, Y: Blocks, Z: Blocks) -> Blocks:
+        r"""The curvature, by the first two derivatives of `sharp`.
+
+        In DGamma[X](Y, Z) - DGamma[Y](X, Z) the second derivatives of A are
+
+        .. math::
+
+            \tfrac12 D^2A[Y, Z] x - \tfrac12 D^2A[X, Z] y
+            + \tfrac12 A \left(D\Xi[X](y, z) - D\Xi[Y](x, z)\right),
+            \qquad \langle D\Xi[X](y, z), V \rangle = \langle y, D^2A[X, V] z \rangle,
+
+        and the rest are first ones, as the covectors x = A^{-1} X move with W.
+        """
+        if not self.is_regular or self.frame.leaves_both:
+            xp, s = namespace(self.frame.s), self.frame.s
+            raise ValueError(
+                "W must have full rank, above the rounding errors of sharp, to have a curvature; "
+                f"its singular values range from {float(xp.min(s)):g} to {float(xp.max(s)):g}"
+            )
+        x, y, z = map(self.flat, (X, Y, Z))
+
+        def moved(V: Blocks, p: Blocks) -> Blocks:
+            """The derivative along V of the covector p = flat(A p) of a constant vector."""
+            return -self.flat(self.sharp_derivative(V, p))
+
+        def first_order(V: Blocks, X: Blocks, x: Blocks) -> Blocks:
+            """What DGamma[V](X, Z) has of first derivatives of A, twice."""
+            dx, dz, Xi = moved(V, x), moved(V, z), self.sharp_derivative_adjoint
+            return (
+                self.sharp_derivative(V, Xi(x, z))
+                + self.sharp(Xi(dx, z) + Xi(x, dz))
+                - self.sharp_derivative(X, dz)
+                - self.sharp_derivative(Z, dx)
+            )
+
+        whole = SquareForm(self.frame, (X, Y, Z))
+        second = SecondVariation(self.kernel, whole.s)
+        X_, Y_, Z_, x_, y_, z_ = map(whole.matrix, (X, Y, Z, x, y, z))
+        vector = second.derivative(Y_, Z_, x_) - second.derivative(X_, Z_, y_)
+        covector = second.adjoint(y_, X_, z_) - second.adjoint(x_, Y_, z_)
+        twice = first_order(X, Y, y) - first_order(Y, X, x)
+        twice = twice + whole.blocks(vector) + self.sharp(whole.blocks(covector))
+        products = self.christoffel(X, self.christoffel(Y, Z)) - self.christoffel(
+            Y, self.christoffel(X, Z)
+        )
+        return 0.5 * twice + products
 
     def gaussian(self, rng: np.random.Generator) -> Blocks:
         (m, n), U, Vt = self.frame.shape, self.frame.U, self.frame.Vt
@@ -387,6 +435,10 @@ class SpectralAt(MetricAt):
     def sharp_derivative_adjoint(self, p: Any, q: Any) -> Any:
         p, q = self.split("p", p), self.split("q", q)
         return self.join(self.on_blocks.sharp_derivative_adjoint(p, q))
+
+    def known_curvature(self, X: Any, Y: Any, Z: Any) -> Any:
+        X, Y, Z = self.split("X", X), self.split("Y", Y), self.split("Z", Z)
+        return self.join(self.on_blocks.known_curvature(X, Y, Z))
 
     def gaussian(self, rng: np.random.Generator) -> Any:
         return self.join(self.on_blocks.gaussian(rng))
