@@ -199,7 +199,7 @@ def _divided(f: Callable[[Matrix], Matrix], a: Matrix, b: Matrix) -> Matrix:
         return quotient
     polynomial: Any = 0.0
     for node in _DISTANCES:
-        others = _DISTANCES[_DISTANCES != node]
+        others = _DISTANCES[node != _DISTANCES]
         weight = np.prod(
             [(distance**2 - other**2) / (node**2 - other**2) for other in others], axis=0
         )

@@ -171,51 +171,56 @@ class FrameAt(MetricAt):
         return self.moving(self._left.adjoint(p, q) + self._right.adjoint(p.mT, q.mT).mT)
 
     def known_curvature(self, X: Blocks, Y: Blocks, Z: Blocks) -> Blocks:
-        r"""The curvature, by the first two derivatives of `sharp`.
+        r"""The curvature R(X, Y)Z by the first two derivatives of `sharp`, in NumPy.
 
-        In DGamma[X](Y, Z) - DGamma[Y](X, Z) the second derivatives of A are
+        It is that of vector fields whose covectors x = A^{-1} X, y and z are constant, so that
+        [X, Y] = DA[X] y - DA[Y] x. With f(y, z) = Xi(y, z) / 2,
 
         .. math::
 
-            \tfrac12 D^2A[Y, Z] x - \tfrac12 D^2A[X, Z] y
-            + \tfrac12 A \left(D\Xi[X](y, z) - D\Xi[Y](x, z)\right),
-            \qquad \langle D\Xi[X](y, z), V \rangle = \langle y, D^2A[X, V] z \rangle,
+            2 R(X, Y) Z = T(X, Y) - T(Y, X) + C(Z, [X, Y])
+                          + \tfrac12 C(Y, [X, Z]) - \tfrac12 C(X, [Y, Z]),
 
-        and the rest are first ones, as the covectors x = A^{-1} X move with W.
+            T(X, Y) = D^2A[Y, Z] x - DA[\Gamma(Y, Z)] x + DA[X] f(y, z)
+                      + A \left(D\Xi[X](y, z) + \Xi(x, f(y, z))\right),
+
+            C(X, B) = DA[X] b - A(\Xi(x, b)), \qquad b = A^{-1} B.
+
+        Raises
+        ------
+        ValueError
+            If W is of lower rank, or the kernel varies so much that less than four digits are left.
         """
-        if not self.is_regular or self.frame.leaves_both:
-            xp, s = namespace(self.frame.s), self.frame.s
-            raise ValueError(
-                "W must have full rank, above the rounding errors of sharp, to have a curvature; "
-                f"its singular values range from {float(xp.min(s)):g} to {float(xp.max(s)):g}"
-            )
+        if self.frame.leaves_both:
+            raise ValueError("curvature exists on matrices of full rank only")
+        self._require_curvature()
+        A, DA, Xi = self.sharp, self.sharp_derivative, self.sharp_derivative_adjoint
+        square = SquareForm(self.frame, (X, Y, Z))
+        second = SecondVariation(self.kernel, square.s)
         x, y, z = map(self.flat, (X, Y, Z))
 
-        def moved(V: Blocks, p: Blocks) -> Blocks:
-            """The derivative along V of the covector p = flat(A p) of a constant vector."""
-            return -self.flat(self.sharp_derivative(V, p))
-
-        def first_order(V: Blocks, X: Blocks, x: Blocks) -> Blocks:
-            """What DGamma[V](X, Z) has of first derivatives of A, twice."""
-            dx, dz, Xi = moved(V, x), moved(V, z), self.sharp_derivative_adjoint
+        def change(X: Blocks, x: Blocks, Y: Blocks, y: Blocks) -> Blocks:
+            """T(X, Y)."""
+            X_, x_, Y_, y_, Z_, z_ = map(square.matrix, (X, x, Y, y, Z, z))
+            f = 0.5 * Xi(y, z)
             return (
-                self.sharp_derivative(V, Xi(x, z))
-                + self.sharp(Xi(dx, z) + Xi(x, dz))
-                - self.sharp_derivative(X, dz)
-                - self.sharp_derivative(Z, dx)
+                square.blocks(second.derivative(Y_, Z_, x_))
+                - DA(self.christoffel(Y, Z), x)
+                + DA(X, f)
+                + A(square.blocks(second.adjoint(y_, X_, z_)) + Xi(x, f))
             )
 
-        whole = SquareForm(self.frame, (X, Y, Z))
-        second = SecondVariation(self.kernel, whole.s)
-        X_, Y_, Z_, x_, y_, z_ = map(whole.matrix, (X, Y, Z, x, y, z))
-        vector = second.derivative(Y_, Z_, x_) - second.derivative(X_, Z_, y_)
-        covector = second.adjoint(y_, X_, z_) - second.adjoint(x_, Y_, z_)
-        twice = first_order(X, Y, y) - first_order(Y, X, x)
-        twice = twice + whole.blocks(vector) + self.sharp(whole.blocks(covector))
-        products = self.christoffel(X, self.christoffel(Y, Z)) - self.christoffel(
-            Y, self.christoffel(X, Z)
-        )
-        return 0.5 * twice + products
+        def bracket(X: Blocks, x: Blocks, Y: Blocks, y: Blocks) -> Blocks:
+            """The covector of [X, Y]."""
+            return self.flat(DA(X, y) - DA(Y, x))
+
+        def turn(X: Blocks, x: Blocks, b: Blocks) -> Blocks:
+            """C(X, B)."""
+            return DA(X, b) - A(Xi(x, b))
+
+        changes = change(X, x, Y, y) - change(Y, y, X, x)
+        turns = turn(Y, y, bracket(X, x, Z, z)) - turn(X, x, bracket(Y, y, Z, z))
+        return 0.5 * (changes + turn(Z, z, bracket(X, x, Y, y)) + 0.5 * turns)
 
     def gaussian(self, rng: np.random.Generator) -> Blocks:
         (m, n), U, Vt = self.frame.shape, self.frame.U, self.frame.Vt
@@ -375,6 +380,23 @@ class FrameAt(MetricAt):
         """Raise where theta, or a square that its derivatives need, was lost to underflow."""
         self._require_no_underflow(self.theta.M)
         self._require_no_underflow(self.frame.s[..., :, None] ** 2 * limits(self.frame.s).eps)
+
+    def _require_curvature(self) -> None:
+        """Raise where rounding errors leave less than four digits of the curvature."""
+        xp, s, (eps, tiny, most) = namespace(self.frame.s), self.frame.s, limits(self.frame.s)
+        if not everywhere(self._least > 1e4 * eps * self._largest, otherwise=True):
+            raise ValueError(
+                f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}, at which "
+                f"the kernel {self.kernel!r} goes down to "
+                f"{float(xp.min(self._least / self._largest)):.1e} of its largest value: the "
+                "curvature would have less than four digits"
+            )
+        fourth = s**4
+        if not everywhere(self.is_regular & (fourth > tiny) & (fourth < most), otherwise=True):
+            raise ValueError(
+                f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}: the "
+                f"curvature needs full rank, and fourth powers in the range of {s.dtype}"
+            )
 
     def _diagonal(self, d: Array) -> Blocks:
         """The blocks of U diag(d) V^T."""
