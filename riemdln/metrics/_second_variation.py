@@ -9,8 +9,11 @@ the left alone is, in the frame of W,
 
 with second divided differences in the squares. Where s_i and s_l are small and s_k is not, the two
 sums cancel. So all that multiplies X_ik Y_lk is collected: by the product rule of divided
-differences it is x_k theta[s_i, s_k, s_l; s_j] + theta[s_i, s_l; s_j] = chi[s_i, s_k, s_l; s_j], that
-of chi(s, t) = s^2 theta(s, t), and it is of the size of theta[s_k, 0; s_j] there. The part from the
+differences it is, with that of chi(s, t) = s^2 theta(s, t),
+
+    x_k theta[s_i, s_k, s_l; s_j] + theta[s_i, s_l; s_j] = chi[s_i, s_k, s_l; s_j],
+
+which is of the size of theta[s_k, 0; s_j] there, and exists at s_i = s_l = 0. The part from the
 right is the same of all transposes, and that from both sides is, with F = D(W^T W)[Y],
 
     sum_kl theta[s_i, s_l; s_j, s_k] E^X_il P_lk F^Y_kj + the same with X and Y exchanged.

@@ -384,18 +384,18 @@ class FrameAt(MetricAt):
     def _require_curvature(self) -> None:
         """Raise where rounding errors leave less than four digits of the curvature."""
         xp, s, (eps, tiny, most) = namespace(self.frame.s), self.frame.s, limits(self.frame.s)
+        values = f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}"
+        in_range = (s > tiny**0.25) & (s < most**0.25)
+        if not (self.is_regular and everywhere(in_range, otherwise=True)):
+            raise ValueError(
+                f"{values}: the curvature needs full rank, and fourth powers in the range of "
+                f"{s.dtype}"
+            )
         if not everywhere(self._least > 1e4 * eps * self._largest, otherwise=True):
             raise ValueError(
-                f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}, at which "
-                f"the kernel {self.kernel!r} goes down to "
-                f"{float(xp.min(self._least / self._largest)):.1e} of its largest value: the "
-                "curvature would have less than four digits"
-            )
-        fourth = s**4
-        if not everywhere(self.is_regular & (fourth > tiny) & (fourth < most), otherwise=True):
-            raise ValueError(
-                f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}: the "
-                f"curvature needs full rank, and fourth powers in the range of {s.dtype}"
+                f"{values}, between which the kernel {self.kernel!r} varies by a factor of "
+                f"{float(xp.max(self._largest / self._least)):.1e}: less than four digits of the "
+                "curvature would be left"
             )
 
     def _diagonal(self, d: Array) -> Blocks:
