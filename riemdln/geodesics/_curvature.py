@@ -45,8 +45,8 @@ def curvature(metric: Metric, W: Array, X: Array, Y: Array, Z: Array) -> Array:
         R(X, Y) Z = D\Gamma[X](Y, Z) - D\Gamma[Y](X, Z)
                     + \Gamma(X, \Gamma(Y, Z)) - \Gamma(Y, \Gamma(X, Z)),
 
-    is computed in closed form of spectral and constant metrics. Of other metrics the derivatives
-    are differences of sixth order, two sizes of the step of which have to agree.
+    has a closed form for spectral and constant metrics. Of other metrics the derivatives are
+    differences of sixth order, of two sizes of the step that have to agree.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def curvature(metric: Metric, W: Array, X: Array, Y: Array, Z: Array) -> Array:
     In inner products of unit vectors the errors are, for a spectral metric, of the order of the
     machine epsilon times the largest theta(s_i, s_i) / s_i^2, the scale of curvature, at depth N
     N s_r^{-2/N}, and times the ratio of the largest to the least theta(s_i, s_j), the condition of
-    the metric, at depth N (s_1 / s_r)^{2 - 2/N}. So at s_1 = 1 and s_r = 1e-6 it is known to 1e-10
-    at depth 2 and to 1e-8 at depth 3. If less than four digits are left of 1, an error is raised.
+    the metric, at depth N (s_1 / s_r)^{2 - 2/N}. So at s_1 = 1 and s_r = 1e-6 they are some 1e-10
+    at depth 2 and some 1e-8 at depth 3. Where the condition leaves less than four digits, an error is raised.
     Kernels of one's own without a divided difference (`riemdln.kernels.FunctionKernel`) have some
     five digits less. Time and memory grow as the fourth power of min(m, n).
 
@@ -90,7 +90,7 @@ def curvature(metric: Metric, W: Array, X: Array, Y: Array, Z: Array) -> Array:
     >>> import numpy as np
     >>> from riemdln import DeepLinearMetric
     >>> from riemdln.geodesics import curvature
-    >>> w, x, y = 2 * np.eye(3)[:, None, :] / np.array([[[1.0]], [[2.0]], [[2.0]]])
+    >>> w, x, y = np.diag([2.0, 1.0, 1.0])[:, None, :]
     >>> np.round(curvature(DeepLinearMetric(2), w, x, y, y), 12)  # y is of squared length 1/2
     array([[0.   , 0.125, 0.   ]])
     """

@@ -190,6 +190,11 @@ class FrameAt(MetricAt):
         ------
         ValueError
             If W is of lower rank, or the kernel varies so much that less than four digits are left.
+
+        References
+        ----------
+        - M. Micheli, P. W. Michor, D. Mumford. Sectional curvature in terms of the cometric, with
+          applications to the Riemannian manifolds of landmarks. SIAM J. Imaging Sci. 5, 2012.
         """
         if self.frame.leaves_both:
             raise ValueError("curvature exists on matrices of full rank only")
