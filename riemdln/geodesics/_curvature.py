@@ -74,9 +74,9 @@ def curvature(metric: Metric, W: Array, X: Array, Y: Array, Z: Array) -> Array:
     machine epsilon times the largest theta(s_i, s_i) / s_i^2, the scale of curvature, at depth N
     N s_r^{-2/N}, and times the ratio of the largest to the least theta(s_i, s_j), the condition of
     the metric, at depth N (s_1 / s_r)^{2 - 2/N}. So at s_1 = 1 and s_r = 1e-6 they are some 1e-10
-    at depth 2 and some 1e-8 at depth 3. Where the condition leaves less than four digits, an error is raised.
-    Kernels of one's own without a divided difference (`riemdln.kernels.FunctionKernel`) have some
-    five digits less. Time and memory grow as the fourth power of min(m, n).
+    at depth 2 and some 1e-8 at depth 3. Where the condition leaves less than four digits, an error
+    is raised. Kernels of one's own without a divided difference (`riemdln.kernels.FunctionKernel`)
+    have some five digits less. Time and memory grow as the fourth power of min(m, n).
 
     References
     ----------
