@@ -204,7 +204,7 @@ def unit_vectors(rng, metric, W, count):
     return vectors / np.sqrt(at.inner(vectors, vectors))[:, None, None]
 
 
-def assert_symmetries(rng, metric, W, tolerance=1e-8, count=12):
+def assert_symmetries(rng, metric, W, tolerance=1e-8, count=6):
     X, Y, Z, V = (unit_vectors(rng, metric, W, count) for _ in range(4))
     at = metric.at(np.broadcast_to(W, X.shape))
 
@@ -227,7 +227,7 @@ def test_the_tensor_has_its_symmetries(rng, m, n, depth):
 
 @pytest.mark.parametrize("depth", [1.5, 2, 3])
 @pytest.mark.parametrize(
-    "s", [(1.0, 1e-6), (1.0, 1e-3, 1e-6), (1.0, 1.0, 1.0), (2.0, 1.0, 0.999999), (1.0, 1.0, 1e-5)]
+    "s", [(1.0, 1e-6), (1.0, 1e-3, 1e-6), (1.0, 1.0, 1.0), (2.0, 1.0, 0.999999)]
 )
 def test_the_tensor_has_its_symmetries_at_every_spectrum(rng, s, depth):
     # At depth 3 and 1e-6 the condition of the metric, 1e8, costs more.

@@ -84,14 +84,14 @@ def curvature(metric: Metric, W: Array, X: Array, Y: Array, Z: Array) -> Array:
 
     Examples
     --------
-    Planes of one row that are orthogonal to it have the curvature (N - 1) / (N |w|^{2/N}), here
-    1/4, and the squared length of a unit matrix is 1 / 2:
+    Planes of one row w that are orthogonal to it have the curvature
+    ``(N - 1) / (N |w|^{2/N})``, here 1/4, and the squared length of y is 1/2:
 
     >>> import numpy as np
     >>> from riemdln import DeepLinearMetric
     >>> from riemdln.geodesics import curvature
     >>> w, x, y = np.diag([2.0, 1.0, 1.0])[:, None, :]
-    >>> np.round(curvature(DeepLinearMetric(2), w, x, y, y), 12)  # y is of squared length 1/2
+    >>> np.round(curvature(DeepLinearMetric(2), w, x, y, y), 12)
     array([[0.   , 0.125, 0.   ]])
     """
     W, (X, Y, Z), given = _arguments(metric, W, X=X, Y=Y, Z=Z)

@@ -59,7 +59,7 @@ class SecondVariation:
     def __init__(self, kernel: Kernel, s: Matrix) -> None:
         # A sum over i, j, k, l of a table (..., d, d, d, d), of what its axes are called, and of
         # which entries of q, X, Y and p it pairs in <q, D^2 A[X, Y] p>.
-        self._terms: list[tuple[Matrix, str, tuple[str, str, str, str]]] = []
+        self._terms: list[tuple[Matrix, str, tuple[str, ...]]] = []
         with np.errstate(all="ignore"):
             left = _one_side(kernel, s)
             right = left if kernel.is_symmetric else _one_side(kernel.transpose, s)
@@ -77,7 +77,7 @@ class SecondVariation:
                 (_weighted(theta, s, "iklj", "il"), ("ij", "ki", "kl", "lj")),
                 (_weighted(theta, s, "iklj", "ik"), ("ij", "ki", "lk", "lj")),
             ):
-                self._terms.append((table, "iklj", tuple(e[::turn] for e in entries)))  # type: ignore[arg-type]
+                self._terms.append((table, "iklj", tuple(e[::turn] for e in entries)))
         for one, entry in (("l", "il"), ("i", "li")):
             for other, other_entry in (("k", "kj"), ("j", "jk")):
                 table = _weighted(both, s, "iljk", one + other)
@@ -111,8 +111,8 @@ class SecondVariation:
 class SquareForm:
     """Blocks as square matrices, of which W is a diagonal one.
 
-    Of what leaves the column space of W, r vectors at a time, only the few dimensions that some
-    vectors span are kept, and their singular value is zero; of the row space likewise.
+    Of what leaves the column space or the row space of W only the few dimensions that some vectors
+    span are kept, with singular values of zero: reflections show that curvature stays in them.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def _one_side(kernel: Kernel, s: Matrix) -> tuple[Matrix, Matrix]:
     def times_square(a: Matrix) -> Matrix:
         return np.where(a > 0, a**2 * difference(a), 0.0)
 
-    # Two zeros meet where W has no rows or no columns, or W W^T and its change have none.
+    # Where two of them are zero, theta is multiplied by zero, and so is chi where all three are.
     chi = np.where(high > 0, _divided(times_square, high, low), 0.0)
     theta = np.where(middle > 0, _divided(difference, high, low), 0.0)
     return chi, theta
