@@ -260,3 +260,23 @@ def test_the_cometric_and_its_derivatives_in_high_precision(rng, roots, depth):
     np.testing.assert_allclose(at.sharp(q), expected, rtol=1e-12, atol=1e-14)
     actual = at.sharp_derivative_adjoint(p, q)
     np.testing.assert_allclose(actual, Xi, rtol=1e-8, atol=2e-9 * np.abs(Xi).max())
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize(("m", "n", "depth", "log_range"), cases())
+def test_christoffel_symbols_obey_the_law_of_transformation(
+    rng, m, n, depth, log_range, spectrum
+):
+    # W = f(R) has Gamma_W(DfX, DfY) = Df Gamma_R(X, Y) - D^2f(X, Y).
+    coordinates, metric = RootCoordinates(depth, log_range, None), DeepLinearMetric(depth)
+    W = random_matrix(rng, m, n, SPECTRA[spectrum][: min(m, n)])
+    R = coordinates.states(W)
+    X, Y = (coordinates.to_states(R, V) for V in rng.standard_normal((2, m, n)))
+    bend = derivative(lambda h: coordinates.to_points(R + h * X, Y), 1e-3)
+    gamma = coordinates.at(R).christoffel(X, Y)
+    actual = coordinates.to_points(R, gamma) - bend
+    expected = metric.christoffel(W, coordinates.to_points(R, X), coordinates.to_points(R, Y))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-8 * np.abs(expected).max())
+    # Of one vector twice, which is computed once.
+    twice = coordinates.at(R).christoffel(X, X)
+    np.testing.assert_allclose(twice, coordinates.at(R).christoffel(X, X.copy()), atol=1e-12)
