@@ -320,7 +320,7 @@ def test_points_that_share_a_singular_space_have_a_distance(rng, shared, depth):
 
 @pytest.mark.parametrize(
     ("m", "n", "k", "depth"),
-    [(7, 6, 2, 2), (5, 5, 3, 3), (4, 5, 2, 8), (6, 6, 2, 1.5), (5, 4, 2, 1)],
+    [(7, 6, 2, 2), (5, 5, 3, 3), (4, 5, 2, 8), (6, 6, 2, 2.5), (5, 4, 2, 1)],
 )
 def test_points_that_share_neither_space_have_a_distance(m, n, k, depth):
     rng = np.random.default_rng(3)

@@ -202,12 +202,18 @@ def _found(
 
 def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
     """Geodesics to a rough tolerance, the shortest ones first."""
-    for degree in DEGREES[:3]:
-        times = chebyshev_points(degree)
-        paths = [solve_in_steps(coordinates, guesses[0], degree)]
-        paths += [solve(coordinates, guess(times), 1e-2) for guess in guesses[1:]]
-        found = [path for path in paths if path is not None]
-        yield from sorted(found, key=lambda path: float(np.mean(squared_speeds(coordinates, path))))
+    # Of each guess the lowest degree that leads to one: the shortest way may need more than others.
+    found = []
+    for number, guess in enumerate(guesses):
+        for degree in DEGREES[:3]:
+            if number == 0:
+                path = solve_in_steps(coordinates, guess, degree)
+            else:
+                path = solve(coordinates, guess(chebyshev_points(degree)), 1e-2)
+            if path is not None:
+                found.append(path)
+                break
+    yield from sorted(found, key=lambda path: float(np.mean(squared_speeds(coordinates, path))))
 
 
 def _relaxed_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:

@@ -294,9 +294,9 @@ class _RootAt:
         (a, b, x, sign), N, M = self._pairs, self._coordinates.depth, self._coordinates.order
         turned = np.tanh(M * x / 2)
         if math.isinf(N):
-            k = (a - b) ** 2 / (2 * M * x) * turned**-sign
-            diagonal = (a / M) ** 2  # where a = b
-            return np.where(a == b, diagonal, k)
+            # The same x in all factors, so that nothing is lost where a and b are all but equal.
+            near = np.maximum(np.abs(a), np.abs(b)) * np.expm1(-np.abs(x))
+            return np.where(sign > 0, near, a - b) ** 2 / (2 * M * x) * turned**-sign
         k = N * (np.tanh(x / 2) / turned) ** sign
         # 0 of what no gradient of a matrix of lower rank moves.
         return np.where((a == 0) & (b == 0), 0.0, k)
