@@ -151,7 +151,8 @@ def _found(
     tolerance: float,
 ) -> Geodesic:
     """The geodesic where no closed form is known."""
-    ends = np.stack([W_a, W_b])
+    scaling = metric.scaling(W_a, W_b, rank)
+    ends = np.stack([W_a, W_b / scaling.divisor])
     ambient = metric.geodesic_coordinates(ends, None, rank)
     coordinates: PathCoordinates = ambient
     states = ambient.states(ends)
@@ -161,7 +162,8 @@ def _found(
         coordinates, guess = rank_coordinates(ambient, states[0], states[1], rank)
         guesses = [guess]
     if initial_path is not None:
-        guesses = [through(coordinates.states(initial_path))]
+        sizes = scaling.divisor ** np.linspace(0, 1, len(initial_path))
+        guesses = [through(coordinates.states(initial_path / sizes[:, None, None]))]
     rough = _rough_geodesics(coordinates, guesses)
     if rank is None:
         rough = chain(rough, _relaxed_geodesics(ambient, guesses))
@@ -181,23 +183,45 @@ def _found(
     if times is None:
         times = chebyshev_points(len(best) - 1).copy()
     velocities = along_time(differentiation(len(best) - 1), best)
-    if least_variation > tolerance:
+    is_shot = least_variation > tolerance
+    if is_shot:
         X = coordinates.to_points(best[0], velocities[0])
-        shot = _shot(metric, coordinates, W_a, W_b, X, times, rank)
-        if shot is None:
+        hit = _hit(metric, coordinates, ends[0], ends[1], X, rank)
+        if hit is None:
             raise GeodesicError(
                 "no geodesic was found between the points: with a polynomial of degree "
                 f"{len(best) - 1} the squared speed varies by {least_variation:.1e}, the tolerance "
                 f"is {tolerance:g}, and shooting did not converge. "
                 + _nearest(coordinates, best, rank)
             )
-        return shot
-    length = float(np.mean(squared_speeds(coordinates, best))) ** 0.5
-    states, velocities = resample(best, times), resample(velocities, times)
-    points = coordinates.points(states)
+        length = float(metric.at(W_a, rank=rank).inner(hit, hit)) ** 0.5
+    else:
+        length = float(np.mean(squared_speeds(coordinates, best))) ** 0.5
+    scaled = scaling.scaled(times, length)
+    if scaled is None:
+        raise GeodesicError(
+            "no geodesic joins the points: they are at an angle of more than a half turn in the "
+            "cone of all multiples of matrices, so that the shortest way leads through zero"
+        )
+    if is_shot:
+        inner, index = np.unique(np.clip(scaled.times, 0, 1), return_inverse=True)
+        shot = geodesic(metric, W_a, hit, np.union1d([0.0], inner), rank=rank)
+        kept = np.searchsorted(shot.times, inner)[index]
+        points, tangent_vectors = shot.points[kept], shot.velocities[kept]
+    else:
+        states, velocities = resample(best, scaled.times), resample(velocities, scaled.times)
+        points, tangent_vectors = (
+            coordinates.points(states),
+            coordinates.to_points(states, velocities),
+        )
+    rates, factors, growths = (
+        value[:, None, None] for value in (scaled.rates, scaled.factors, scaled.growths)
+    )
+    tangent_vectors = growths * points + factors * rates * tangent_vectors
+    points = factors * points
     # As they were given, and not as the roots have them.
     points[times == 0], points[times == 1] = W_a, W_b
-    return Geodesic(times, points, coordinates.to_points(states, velocities), length)
+    return Geodesic(times, points, tangent_vectors, scaled.length)
 
 
 def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
@@ -249,36 +273,31 @@ def _variation(coordinates: PathCoordinates, path: Matrix) -> float:
     return float(np.ptp(squares)) / mean if mean > 0 else 0.0
 
 
-def _shot(
+def _hit(
     metric: Metric,
     coordinates: PathCoordinates,
     W_a: Matrix,
     W_b: Matrix,
     X: Matrix,
-    times: Matrix,
     rank: int | None,
-) -> Geodesic | None:
-    """The geodesic from the first point that hits the second one, with a velocity near X."""
+) -> Matrix | None:
+    """The velocity near X with which a geodesic from the first point hits the second one."""
     start, target = coordinates.states(np.stack([W_a, W_b]))
     size = float(np.max(np.abs(target - start)))
 
-    def path(velocity: Matrix, times: ArrayLike) -> Geodesic:
-        return geodesic(
-            metric, W_a, coordinates.to_points(start, size * velocity), times, rank=rank
-        )
-
     def miss(velocity: Any) -> Any:
-        return (coordinates.states(path(velocity, [0.0, 1.0]).points[1]) - target) / size
+        X = coordinates.to_points(start, size * velocity)
+        end = geodesic(metric, W_a, X, [0.0, 1.0], rank=rank, max_evaluations=2000).points[1]
+        return (coordinates.states(end) - target) / size
 
     try:
         velocity: Any = newton_krylov(
-            miss, coordinates.to_states(start, X) / size, f_tol=1e-10, maxiter=10
+            miss, coordinates.to_states(start, X) / size, f_tol=1e-10, maxiter=5
         )
-        found = path(velocity, np.union1d([0.0, 1.0], times))
     except (NoConvergence, GeodesicError, NotFiniteError, np.linalg.LinAlgError):
         return None
-    kept = np.isin(found.times, times)
-    return Geodesic(times, found.points[kept], found.velocities[kept], found.length)
+    hit: Matrix = coordinates.to_points(start, size * velocity)
+    return hit
 
 
 def _spectrum(W: Matrix) -> str:

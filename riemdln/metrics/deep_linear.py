@@ -20,6 +20,7 @@ from riemdln.metrics._closed_forms import aligned_geodesic, depth_two_geodesic
 from riemdln.metrics._cone import cone_geodesic
 from riemdln.metrics._diffusion import Diffusion, RootDiffusion
 from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates, RootCoordinates
+from riemdln.metrics._scaling import ConeScaling, ProductScaling, Scaling
 from riemdln.metrics._spectral_at import FrameAt
 from riemdln.metrics.spectral import SpectralMetric
 from riemdln.networks import end_to_end, layers_in_frame
@@ -154,6 +155,22 @@ class DeepLinearMetric(SpectralMetric):
             # No logarithm of a singular value moves faster than the geodesic.
             log_range += float(self.inner(points[0], velocity, velocity)) ** 0.5
         return RootCoordinates(self.depth, log_range, rank)
+
+    def scaling(self, W_a: Array, W_b: Array, rank: int | None) -> Scaling:
+        """How geodesics follow from those between matrices of one size: by a cone or a product.
+
+        Parameters
+        ----------
+        W_a, W_b : array (m, n)
+            The ends of a geodesic.
+        rank : int or None
+            The rank of the matrices, if it is not full.
+        """
+        if self.depth == 1:
+            return super().scaling(W_a, W_b, rank)
+        if math.isinf(self.depth):
+            return ProductScaling(W_a, W_b)
+        return ConeScaling(self.depth, W_a, W_b, rank)
 
     def entropy(self, W: Array) -> Array:
         r"""The logarithm of the volume of the balanced layers over W, up to a constant.

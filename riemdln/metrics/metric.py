@@ -21,6 +21,7 @@ from riemdln.metrics._diffusion import AmbientDiffusion, Diffusion
 from riemdln.metrics._generic import VECTORS, GenericAt, StackAt
 from riemdln.metrics._geodesic_coordinates import EntryCoordinates, GeodesicCoordinates
 from riemdln.metrics._rules import are_differentiated, are_recorded, by_rule, plainly
+from riemdln.metrics._scaling import NoScaling, Scaling
 
 __all__ = ["Metric"]
 
@@ -413,6 +414,18 @@ class Metric(abc.ABC):
             The rank of the matrices, if it is not full.
         """
         return EntryCoordinates(self, rank)
+
+    def scaling(self, W_a: Array, W_b: Array, rank: int | None) -> Scaling:
+        """How geodesics follow from those between matrices of one size: not at all.
+
+        Parameters
+        ----------
+        W_a, W_b : array (m, n)
+            The ends of a geodesic.
+        rank : int or None
+            The rank of the matrices, if it is not full.
+        """
+        return NoScaling()
 
     def require_shape(self, m: int, n: int) -> None:  # noqa: B027 (a hook: most metrics need nothing)
         """Raise a ValueError where the metric does not exist on m x n matrices."""
