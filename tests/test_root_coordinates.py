@@ -264,9 +264,7 @@ def test_the_cometric_and_its_derivatives_in_high_precision(rng, roots, depth):
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
 @pytest.mark.parametrize(("m", "n", "depth", "log_range"), cases())
-def test_christoffel_symbols_obey_the_law_of_transformation(
-    rng, m, n, depth, log_range, spectrum
-):
+def test_christoffel_symbols_obey_the_law_of_transformation(rng, m, n, depth, log_range, spectrum):
     # W = f(R) has Gamma_W(DfX, DfY) = Df Gamma_R(X, Y) - D^2f(X, Y).
     coordinates, metric = RootCoordinates(depth, log_range, None), DeepLinearMetric(depth)
     W = random_matrix(rng, m, n, SPECTRA[spectrum][: min(m, n)])

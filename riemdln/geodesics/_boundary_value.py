@@ -171,13 +171,15 @@ def _found(
                 f"{len(best) - 1} the squared speed varies by {least_variation:.1e}, the tolerance "
                 f"is {tolerance:g}, and shooting did not converge. {_nearest(coordinates, best)}"
             )
-        return shot
-    length = float(np.mean(squared_speeds(coordinates, best))) ** 0.5
-    states, velocities = resample(best, times), resample(velocities, times)
-    points = coordinates.points(states)
+        found = shot
+    else:
+        length = float(np.mean(squared_speeds(coordinates, best))) ** 0.5
+        states, velocities = resample(best, times), resample(velocities, times)
+        tangent_vectors = coordinates.to_points(states, velocities)
+        found = Geodesic(times, coordinates.points(states), tangent_vectors, length)
     # As they were given, and not as the roots have them.
-    points[times == 0], points[times == 1] = W_a, W_b
-    return Geodesic(times, points, coordinates.to_points(states, velocities), length)
+    found.points[times == 0], found.points[times == 1] = W_a, W_b
+    return found
 
 
 def _rough_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
