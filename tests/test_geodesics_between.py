@@ -14,7 +14,8 @@ from riemdln.geodesics import (
     geodesic,
     geodesic_between,
 )
-from tests.conftest import random_matrix
+from riemdln.geodesics._guesses import _polyline_energy
+from tests.conftest import derivative, random_matrix
 
 INFINITE = DeepLinearMetric(math.inf)
 
@@ -132,6 +133,15 @@ def test_a_geodesic_that_nearly_meets_lower_rank_keeps_its_speed(rng, m, n, dept
     np.testing.assert_allclose(back, W, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(3, 2), (2, 2), (2, 3)])
+def test_a_geodesic_may_come_nearer_to_lower_rank_than_its_start(shape):
+    # The square root of the second singular value goes from 1e-6 to a tenth of it.
+    W, X = np.eye(*shape), np.zeros(shape)
+    W[1, 1], X[1, 1] = 1e-12, -1.8e-12
+    end = exponential(DeepLinearMetric(2), W, X)
+    assert end[1, 1] == pytest.approx(1e-14, rel=1e-6)
+
+
 def test_says_where_points_do_not_hold_their_singular_values(rng):
     U, V = orthogonal(rng, 2), orthogonal(rng, 2)
     with pytest.warns(RuntimeWarning, match="^at time 0.75 the geodesic has singular values"):
@@ -241,6 +251,7 @@ def test_depth_two_with_the_same_polar_factor(rng, m, n, equal):
         A = 2 * np.eye(r)
     a, b = (Q @ H if m >= n else H @ Q.T for H in (A, B))
     known = geodesic_between(metric, a, b, np.linspace(0, 1, 7))
+    assert metric.known_geodesic(a, b, known.times) is not None
     assert known.length == pytest.approx(bures_wasserstein(A, B), rel=1e-10)
     # The map from A to B of optimal transport: T A T = B.
     root = scipy.linalg.sqrtm(A).real
@@ -385,3 +396,14 @@ def test_says_why_no_geodesic_was_found():
         GeodesicError, match="degree 256 the squared speed varies by .* comes near lower rank at"
     ):
         geodesic_between(metric, a, b)
+
+
+@pytest.mark.parametrize("depth", [1.5, 3, math.inf])
+def test_the_gradient_of_the_energy_of_polylines(rng, depth):
+    nodes = np.eye(3) + 0.2 * rng.standard_normal((5, 3, 3))
+    change = rng.standard_normal(nodes.shape)
+    coordinates = DeepLinearMetric(depth).geodesic_coordinates(nodes, None, None)
+    nodes, change = coordinates.states(nodes), 0.1 * change
+    slope = derivative(lambda h: _polyline_energy(coordinates, nodes + h * change)[0], 1e-3)
+    gradient = _polyline_energy(coordinates, nodes)[1]
+    assert np.sum(gradient * change) == pytest.approx(slope, rel=1e-7)
