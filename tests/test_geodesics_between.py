@@ -14,7 +14,8 @@ from riemdln.geodesics import (
     geodesic,
     geodesic_between,
 )
-from tests.conftest import random_matrix
+from riemdln.geodesics._guesses import _polyline_energy
+from tests.conftest import derivative, random_matrix
 
 INFINITE = DeepLinearMetric(math.inf)
 
@@ -115,7 +116,7 @@ def test_a_column_that_nearly_hits_zero_goes_round_it(depth, shape):
     assert path.length == pytest.approx(2 * np.hypot(start, miss), rel=1e-9)
 
 
-@pytest.mark.parametrize(("m", "n", "depth"), [(3, 2, 2), (2, 3, 3), (4, 3, 1.5)])
+@pytest.mark.parametrize(("m", "n", "depth"), [(3, 2, 2), (2, 3, 2), (4, 3, 1.5)])
 def test_a_geodesic_that_nearly_meets_lower_rank_keeps_its_speed(rng, m, n, depth):
     metric, r = DeepLinearMetric(depth), min(m, n)
     W = random_matrix(rng, m, n, np.linspace(1.5, 1.0, r))
@@ -130,6 +131,15 @@ def test_a_geodesic_that_nearly_meets_lower_rank_keeps_its_speed(rng, m, n, dept
     np.testing.assert_allclose(squares, path.length**2, rtol=1e-6)
     back = exponential(metric, path.points[-1], -path.velocities[-1])
     np.testing.assert_allclose(back, W, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 2), (2, 3)])
+def test_a_geodesic_may_come_nearer_to_lower_rank_than_its_start(shape):
+    # The square root of the second singular value goes from 1e-6 to a tenth of it.
+    W, X = np.eye(*shape), np.zeros(shape)
+    W[1, 1], X[1, 1] = 1e-12, -1.8e-12
+    end = exponential(DeepLinearMetric(2), W, X)
+    assert end[1, 1] == pytest.approx(1e-14, rel=1e-6)
 
 
 def test_says_where_points_do_not_hold_their_singular_values(rng):
@@ -241,6 +251,7 @@ def test_depth_two_with_the_same_polar_factor(rng, m, n, equal):
         A = 2 * np.eye(r)
     a, b = (Q @ H if m >= n else H @ Q.T for H in (A, B))
     known = geodesic_between(metric, a, b, np.linspace(0, 1, 7))
+    assert metric.known_geodesic(a, b, known.times) is not None
     assert known.length == pytest.approx(bures_wasserstein(A, B), rel=1e-10)
     # The map from A to B of optimal transport: T A T = B.
     root = scipy.linalg.sqrtm(A).real
@@ -283,7 +294,8 @@ def cone_distance(r_a, r_b, angle):
 @pytest.mark.parametrize("depth", [2, 3, 8, math.inf])
 def test_multiples_of_rotations_are_a_cone(depth, angle):
     # They are the fixed points of the isometry W -> J W J^T, so that geodesics stay among them.
-    # There g = 2 (dr^2 + r^2 da^2 / N^2), r = N^{1/2} h^{1/N}, at infinite depth 2 (dln h^2 + da^2).
+    # There g = 2 (dr^2 + r^2 da^2 / N^2), r = N^{1/2} h^{1/N}, and 2 (dln h^2 + da^2) where N is
+    # infinite.
     a, b, metric = np.eye(2), 3 * rotation(angle), DeepLinearMetric(depth)
     shorter = min(angle, 2 * np.pi - angle)
     if math.isinf(depth):
@@ -306,3 +318,92 @@ def test_from_a_matrix_to_its_opposite(rng, depth):
         assert_geodesic(metric, found, W, -W)
         # By an isometry the way back is another one of the same length.
         assert geodesic_between(metric, -W, W).length == pytest.approx(found.length, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seed", "depth"),
+    [(0, 3), (3, math.inf)],  # the direct way asks for more points than the other at infinite depth
+)
+def test_of_the_two_ways_round_the_shorter_one_is_taken(seed, depth):
+    rng, metric = np.random.default_rng(seed), DeepLinearMetric(depth)
+    H_a, H_b = (G @ G.T + 0.02 * np.eye(2) for G in rng.standard_normal((2, 2, 2)))
+    a, b = H_a, rotation(0.97 * np.pi) @ H_b
+
+    def length(angle):
+        """Of the way that turns by this angle."""
+        steps = [rotation(t * angle) @ ((1 - t) * H_a + t * H_b) for t in np.linspace(0, 1, 13)]
+        return geodesic_between(metric, a, b, initial_path=steps).length
+
+    direct, other = length(0.97 * np.pi), length(-1.03 * np.pi)
+    assert direct < 0.99 * other
+    assert geodesic_between(metric, a, b).length == pytest.approx(direct, rel=1e-9)
+
+
+def test_the_first_guess_may_be_given():
+    # The way round the other side of the cone of multiples of rotations, at depth 3.
+    metric, angle = DeepLinearMetric(3), 2.0
+    a, b, other = np.eye(2), rotation(angle), angle - 2 * np.pi
+    path = [rotation(t * other) for t in np.linspace(0, 1, 9)]
+    found = geodesic_between(metric, a, b, initial_path=path)
+    assert found.length == pytest.approx(math.sqrt(6) * cone_distance(1, 1, other / 3), rel=1e-9)
+    assert_geodesic(metric, found, a, b)
+    assert geodesic_between(metric, a, b).length < 0.5 * found.length
+
+
+def test_a_first_guess_has_to_fit():
+    metric, a, b = DeepLinearMetric(2), np.eye(2), 2 * np.eye(2)
+    for path in ([a], np.zeros((2, 2, 3)), a):
+        with pytest.raises(ValueError, match=r"^initial_path must have the shape \(L, 2, 2\)"):
+            geodesic_between(metric, a, b, initial_path=np.array(path))
+    for path in ([b, b], [a, a]):
+        with pytest.raises(ValueError, match="^initial_path must go from W_a to W_b"):
+            geodesic_between(metric, a, b, initial_path=np.array(path))
+    with pytest.raises(ValueError, match="^initial_path must be finite"):
+        geodesic_between(metric, a, b, initial_path=np.array([a, np.nan * a, b]))
+
+
+def spread_pair(seed, m, n, decades, scale=1.0):
+    """A Gaussian pair of which one has singular values spread over some decades."""
+    a, b = gaussian_pair(np.random.default_rng([seed, decades]), m, n)
+    U, s, Vt = np.linalg.svd(a, full_matrices=False)
+    return U * 10.0 ** -np.linspace(0, decades, len(s)) @ Vt, scale * b
+
+
+@pytest.mark.parametrize(
+    ("seed", "m", "n", "depth", "decades", "scale"),
+    [
+        (1, 3, 3, 3, 4, 1.0),
+        (0, 2, 2, 2, 4, 1e-4),
+        (1, 2, 2, 8, 4, 1e-12),
+        (1, 2, 2, 3, 8, 1.0),
+        (7, 2, 2, math.inf, 4, 1.0),  # from the polyline of least energy alone
+        (2, 2, 3, 1.5, 4, 1.0),  # by shooting alone
+    ],
+)
+def test_geodesics_dive_toward_lower_rank(seed, m, n, depth, decades, scale):
+    metric, (a, b) = DeepLinearMetric(depth), spread_pair(seed, m, n, decades, scale)
+    assert_geodesic(metric, geodesic_between(metric, a, b), a, b)
+
+
+def test_says_why_no_geodesic_was_found():
+    # Beside the other point these are as good as zero, and the geodesics turn there all at once.
+    metric = DeepLinearMetric(1.5)
+    a, b = spread_pair(1, 2, 2, 8, 1e-12)
+    with pytest.raises(GeodesicError, match="^no geodesic was found between the points: from no"):
+        geodesic_between(metric, a, b)
+    a, b = spread_pair(0, 2, 2, 0, 1e-12)
+    with pytest.raises(
+        GeodesicError, match="degree 256 the squared speed varies by .* comes near lower rank at"
+    ):
+        geodesic_between(metric, a, b)
+
+
+@pytest.mark.parametrize("depth", [1.5, 3, math.inf])
+def test_the_gradient_of_the_energy_of_polylines(rng, depth):
+    nodes = np.eye(3) + 0.2 * rng.standard_normal((5, 3, 3))
+    change = rng.standard_normal(nodes.shape)
+    coordinates = DeepLinearMetric(depth).geodesic_coordinates(nodes, None, None)
+    nodes, change = coordinates.states(nodes), 0.1 * change
+    slope = derivative(lambda h: _polyline_energy(coordinates, nodes + h * change)[0], 1e-3)
+    gradient = _polyline_energy(coordinates, nodes)[1]
+    assert np.sum(gradient * change) == pytest.approx(slope, rel=1e-7)

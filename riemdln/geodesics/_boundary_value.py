@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -164,16 +163,10 @@ def _found(
     if initial_path is not None:
         sizes = scaling.divisor ** np.linspace(0, 1, len(initial_path))
         guesses = [through(coordinates.states(initial_path / sizes[:, None, None]))]
-    rough = _rough_geodesics(coordinates, guesses)
-    if rank is None:
-        rough = chain(rough, _relaxed_geodesics(ambient, guesses))
-    best, least_variation = None, np.inf
-    for start in rough:
-        path, variation = _refined(coordinates, start, tolerance)
-        if variation < least_variation and coordinates.keeps_rank(path):
-            best, least_variation = path, variation
-        if least_variation <= tolerance:
-            break
+    best = _shortest(coordinates, _rough_geodesics(coordinates, guesses), tolerance)
+    if rank is None and (best is None or _variation(coordinates, best) > tolerance):
+        polylines = _relaxed_geodesics(ambient, guesses)
+        best = _shortest(coordinates, polylines, tolerance, best)
     if best is None:
         raise GeodesicError(
             "no geodesic was found between the points: from no first guess did Newton's method "
@@ -183,20 +176,21 @@ def _found(
     if times is None:
         times = chebyshev_points(len(best) - 1).copy()
     velocities = along_time(differentiation(len(best) - 1), best)
-    is_shot = least_variation > tolerance
+    variation = _variation(coordinates, best)
+    is_shot = variation > tolerance
     if is_shot:
         X = coordinates.to_points(best[0], velocities[0])
         hit = _hit(metric, coordinates, ends[0], ends[1], X, rank)
         if hit is None:
             raise GeodesicError(
                 "no geodesic was found between the points: with a polynomial of degree "
-                f"{len(best) - 1} the squared speed varies by {least_variation:.1e}, the tolerance "
+                f"{len(best) - 1} the squared speed varies by {variation:.1e}, the tolerance "
                 f"is {tolerance:g}, and shooting did not converge. "
                 + _nearest(coordinates, best, rank)
             )
         length = float(metric.at(W_a, rank=rank).inner(hit, hit)) ** 0.5
     else:
-        length = float(np.mean(squared_speeds(coordinates, best))) ** 0.5
+        length = _square_length(coordinates, best) ** 0.5
     scaled = scaling.scaled(times, length)
     if scaled is None:
         raise GeodesicError(
@@ -224,7 +218,7 @@ def _found(
     return Geodesic(times, points, tangent_vectors, scaled.length)
 
 
-def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
+def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> list[Matrix]:
     """Geodesics to a rough tolerance, the shortest ones first."""
     # Of each guess the lowest degree that leads to one: the shortest way may need more than others.
     found = []
@@ -237,7 +231,7 @@ def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> Iter
             if path is not None:
                 found.append(path)
                 break
-    yield from sorted(found, key=lambda path: float(np.mean(squared_speeds(coordinates, path))))
+    return sorted(found, key=lambda path: _square_length(coordinates, path))
 
 
 def _relaxed_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
@@ -248,6 +242,35 @@ def _relaxed_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -
             path = solve(coordinates, polyline(chebyshev_points(degree)), 1e-6)
             if path is not None:
                 yield path
+                break
+
+
+def _shortest(
+    coordinates: PathCoordinates,
+    rough: Iterable[Matrix],
+    tolerance: float,
+    best: Matrix | None = None,
+) -> Matrix | None:
+    """The shortest geodesic that rough ones lead to, or what comes nearest to one."""
+
+    def order(path: Matrix) -> tuple[float, float]:
+        variation = _variation(coordinates, path)
+        return (variation if variation > tolerance else 0.0, _square_length(coordinates, path))
+
+    for start in rough:
+        if best is not None and order(best)[0] == 0 and not _rivals(coordinates, start, best):
+            continue
+        path = _refined(coordinates, start, tolerance)
+        if coordinates.keeps_rank(path) and (best is None or order(path) < order(best)):
+            best = path
+    return best
+
+
+def _rivals(coordinates: PathCoordinates, rough: Matrix, path: Matrix) -> bool:
+    """Whether a rough geodesic is another one, and may be shorter."""
+    lengths = [_square_length(coordinates, p) for p in (rough, path)]
+    apart = np.max(np.abs(rough - resample(path, chebyshev_points(len(rough) - 1))))
+    return lengths[0] < 1.05 * lengths[1] and bool(apart > 0.1 * np.max(np.abs(path)))
 
 
 def _refined(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> tuple[Matrix, float]:
@@ -263,7 +286,12 @@ def _refined(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> tu
         path, variation = finer, _variation(coordinates, finer)
         if variation <= tolerance:
             break
-    return path, variation
+    return path
+
+
+def _square_length(coordinates: PathCoordinates, path: Matrix) -> float:
+    """The square of the length of a path of constant speed."""
+    return float(np.mean(squared_speeds(coordinates, path)))
 
 
 def _variation(coordinates: PathCoordinates, path: Matrix) -> float:
