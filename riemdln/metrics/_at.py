@@ -100,6 +100,21 @@ class MetricAt(abc.ABC):
         """
         return np.asarray(True)
 
+    def known_curvature(self, X: Vector, Y: Vector, Z: Vector) -> Vector | None:
+        """The curvature R(X, Y)Z where it has a closed form, and None elsewhere.
+
+        Parameters
+        ----------
+        X, Y, Z : vector
+            Tangent vectors, in NumPy.
+
+        Returns
+        -------
+        vector or None
+            See `riemdln.geodesics.curvature`.
+        """
+        return None
+
     def by_default(self, method: str, *vectors: Vector) -> Any:
         """What a method says where the metric does not define it itself."""
         return getattr(type(self), method)(self, *vectors)

@@ -43,6 +43,10 @@ class ConstantAt(MetricAt):
         """Zero."""
         return 0.0 * (self._vector("X", X) + self._vector("Y", Y))
 
+    def known_curvature(self, X: Array, Y: Array, Z: Array) -> Array:
+        """Zero."""
+        return 0.0 * (self._vector("X", X) + self._vector("Y", Y) + self._vector("Z", Z))
+
     def hessian(
         self, euclidean_gradient: Array, euclidean_hessian: Array, tangent_vector: Array
     ) -> Array:

@@ -36,6 +36,7 @@ from riemdln._frame import Blocks, Frame
 from riemdln._memory import same_array
 from riemdln.kernels import Kernel, filled
 from riemdln.metrics._at import MetricAt
+from riemdln.metrics._second_variation import SecondVariation, SquareForm
 from riemdln.metrics._variation import Variation, left_variation
 
 __all__ = ["DenseAt", "FrameAt", "SpectralAt"]
@@ -168,6 +169,63 @@ class FrameAt(MetricAt):
 
     def sharp_derivative_adjoint(self, p: Blocks, q: Blocks) -> Blocks:
         return self.moving(self._left.adjoint(p, q) + self._right.adjoint(p.mT, q.mT).mT)
+
+    def known_curvature(self, X: Blocks, Y: Blocks, Z: Blocks) -> Blocks:
+        r"""The curvature R(X, Y)Z by the first two derivatives of `sharp`, in NumPy.
+
+        It is that of vector fields whose covectors x = A^{-1} X, y and z are constant, so that
+        [X, Y] = DA[X] y - DA[Y] x. With f(y, z) = Xi(y, z) / 2,
+
+        .. math::
+
+            2 R(X, Y) Z = T(X, Y) - T(Y, X) + C(Z, [X, Y])
+                          + \tfrac12 C(Y, [X, Z]) - \tfrac12 C(X, [Y, Z]),
+
+            T(X, Y) = D^2A[Y, Z] x - DA[\Gamma(Y, Z)] x + DA[X] f(y, z)
+                      + A \left(D\Xi[X](y, z) + \Xi(x, f(y, z))\right),
+
+            C(X, B) = DA[X] b - A(\Xi(x, b)), \qquad b = A^{-1} B.
+
+        Raises
+        ------
+        ValueError
+            If W is of lower rank, or the kernel varies so much that less than four digits are left.
+
+        References
+        ----------
+        - M. Micheli, P. W. Michor, D. Mumford. Sectional curvature in terms of the cometric, with
+          applications to the Riemannian manifolds of landmarks. SIAM J. Imaging Sci. 5, 2012.
+        """
+        if self.frame.leaves_both:
+            raise ValueError("curvature exists on matrices of full rank only")
+        self._require_curvature()
+        A, DA, Xi = self.sharp, self.sharp_derivative, self.sharp_derivative_adjoint
+        square = SquareForm(self.frame, (X, Y, Z))
+        second = SecondVariation(self.kernel, square.s)
+        x, y, z = map(self.flat, (X, Y, Z))
+
+        def change(X: Blocks, x: Blocks, Y: Blocks, y: Blocks) -> Blocks:
+            """T(X, Y)."""
+            X_, x_, Y_, y_, Z_, z_ = map(square.matrix, (X, x, Y, y, Z, z))
+            f = 0.5 * Xi(y, z)
+            return (
+                square.blocks(second.derivative(Y_, Z_, x_))
+                - DA(self.christoffel(Y, Z), x)
+                + DA(X, f)
+                + A(square.blocks(second.adjoint(y_, X_, z_)) + Xi(x, f))
+            )
+
+        def bracket(X: Blocks, x: Blocks, Y: Blocks, y: Blocks) -> Blocks:
+            """The covector of [X, Y]."""
+            return self.flat(DA(X, y) - DA(Y, x))
+
+        def turn(X: Blocks, x: Blocks, b: Blocks) -> Blocks:
+            """C(X, B)."""
+            return DA(X, b) - A(Xi(x, b))
+
+        changes = change(X, x, Y, y) - change(Y, y, X, x)
+        turns = turn(Y, y, bracket(X, x, Z, z)) - turn(X, x, bracket(Y, y, Z, z))
+        return 0.5 * (changes + turn(Z, z, bracket(X, x, Y, y)) + 0.5 * turns)
 
     def gaussian(self, rng: np.random.Generator) -> Blocks:
         (m, n), U, Vt = self.frame.shape, self.frame.U, self.frame.Vt
@@ -328,6 +386,23 @@ class FrameAt(MetricAt):
         self._require_no_underflow(self.theta.M)
         self._require_no_underflow(self.frame.s[..., :, None] ** 2 * limits(self.frame.s).eps)
 
+    def _require_curvature(self) -> None:
+        """Raise where rounding errors leave less than four digits of the curvature."""
+        xp, s, (eps, tiny, most) = namespace(self.frame.s), self.frame.s, limits(self.frame.s)
+        values = f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}"
+        in_range = (s > tiny**0.25) & (s < most**0.25)
+        if not (self.is_regular and everywhere(in_range, otherwise=True)):
+            raise ValueError(
+                f"{values}: the curvature needs full rank, and fourth powers in the range of "
+                f"{s.dtype}"
+            )
+        if not everywhere(self._least > 1e4 * eps * self._largest, otherwise=True):
+            raise ValueError(
+                f"{values}, between which the kernel {self.kernel!r} varies by a factor of "
+                f"{float(xp.max(self._largest / self._least)):.1e}: less than four digits of the "
+                "curvature would be left"
+            )
+
     def _diagonal(self, d: Array) -> Blocks:
         """The blocks of U diag(d) V^T."""
         U, _, Vt = self.frame
@@ -387,6 +462,10 @@ class SpectralAt(MetricAt):
     def sharp_derivative_adjoint(self, p: Any, q: Any) -> Any:
         p, q = self.split("p", p), self.split("q", q)
         return self.join(self.on_blocks.sharp_derivative_adjoint(p, q))
+
+    def known_curvature(self, X: Any, Y: Any, Z: Any) -> Any:
+        X, Y, Z = self.split("X", X), self.split("Y", Y), self.split("Z", Z)
+        return self.join(self.on_blocks.known_curvature(X, Y, Z))
 
     def gaussian(self, rng: np.random.Generator) -> Any:
         return self.join(self.on_blocks.gaussian(rng))
