@@ -318,6 +318,7 @@ assert correlations[np.inf] > 0.99
 # The figures
 # -----------
 # They stand at the head of this page.
+# sphinx_gallery_thumbnail_number = 3
 
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", np.inf: "#CC79A7"}
 NAMES = {1: "depth 1: straight lines", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
