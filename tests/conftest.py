@@ -52,6 +52,17 @@ def dense_cometric(sharp, m, n):
     return np.array([sharp(E).ravel() for E in basis]).T
 
 
+def derivative(function, h):
+    """The derivative at 0 by central differences of sixth order."""
+    return (
+        sum(
+            weight * (function(k * h) - function(-k * h))
+            for k, weight in ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
+        )
+        / h
+    )
+
+
 def random_matrix(rng, m, n, singular_values=None):
     """A random m x n matrix, of condition 50 unless its singular values are given."""
     r = min(m, n)

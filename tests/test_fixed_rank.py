@@ -316,9 +316,43 @@ def test_points_that_share_a_singular_space_have_a_distance(rng, shared, depth):
     np.testing.assert_allclose(ambient(a, manifold.log(a, b)), ambient(a, X), atol=1e-6)
     middle = manifold.exp(a, 0.5 * X)
     np.testing.assert_allclose(dense(manifold.pair_mean(a, b)), dense(middle), atol=1e-6)
-    other = manifold.random_point()
-    with pytest.raises(GeodesicError, match="that share their column or row space"):
-        manifold.dist(a, other)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "depth"),
+    [(7, 6, 2, 2), (5, 5, 3, 3), (4, 5, 2, 8), (6, 6, 2, 2.5), (5, 4, 2, 1)],
+)
+def test_points_that_share_neither_space_have_a_distance(m, n, k, depth):
+    rng = np.random.default_rng(3)
+    manifold = FixedRank(m, n, k, DeepLinearMetric(depth), rng=rng)
+    a = manifold.random_point()
+    # At depth 1 the geodesics of farther points run into lower rank.
+    b = manifold.random_point() if depth > 1 else manifold.exp(a, manifold.random_tangent_vector(a))
+    X = manifold.log(a, b)
+    np.testing.assert_allclose(dense(manifold.exp(a, X)), dense(b), atol=1e-6)
+    assert manifold.norm(a, X) == pytest.approx(manifold.dist(a, b), rel=1e-7)
+    assert manifold.dist(b, a) == pytest.approx(manifold.dist(a, b), rel=1e-7)
+    np.testing.assert_allclose(
+        dense(manifold.pair_mean(a, b)), dense(manifold.exp(a, X / 2)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("depth", [1.5, 2, 3, 8])
+def test_rank_one_is_a_cone(rng, depth):
+    # With rho = N^{1/2} s^{1/N} the metric is d rho^2 + rho^2 / N (d alpha^2 + d beta^2), where u
+    # turns by alpha and v by beta; (u, v) and (-u, -v) are the same point.
+    manifold = FixedRank(4, 3, 1, DeepLinearMetric(depth), rng=rng)
+    for _ in range(4):
+        a, b = manifold.random_point(), manifold.random_point()
+        alpha, beta = (
+            np.arccos((one @ other).item())
+            for one, other in zip((a.u.T, a.vt), (b.u, b.vt.T), strict=True)
+        )
+        turn = min(np.hypot(alpha, beta), np.hypot(np.pi - alpha, np.pi - beta)) / np.sqrt(depth)
+        rho_a, rho_b = (np.sqrt(depth) * point.s[0] ** (1 / depth) for point in (a, b))
+        if turn < 0.9 * np.pi:  # or the shortest way leads through the tip
+            expected = np.sqrt(rho_a**2 + rho_b**2 - 2 * rho_a * rho_b * np.cos(turn))
+            assert manifold.dist(a, b) == pytest.approx(expected, rel=1e-7)
 
 
 def test_a_geodesic_that_meets_lower_rank_says_so(rng):
@@ -693,8 +727,8 @@ def test_nearly_common_spaces_are_not_common(rng):
     for angle in (1e-6, 1e-8):
         turn = np.array([[1.0], [angle], [0], [0], [0], [0]]) / np.hypot(1.0, angle)
         b = FixedRankPoint(turn, np.ones(1), turn[:5].T)
-        with pytest.raises(GeodesicError, match="share their column or row space"):
-            manifold.dist(a, b)
+        # Both spaces turn by the angle, each at g(X, X) = angle^2 / theta(0, 1).
+        assert manifold.dist(a, b) == pytest.approx(np.sqrt(2) * angle, rel=1e-6)
     with pytest.raises(GeodesicError, match="opposite signs"):
         manifold.dist(a, FixedRankPoint(-a.u, a.s, a.vt))
 

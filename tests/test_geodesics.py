@@ -22,7 +22,13 @@ from riemdln.geodesics import LowerRankError, exponential, geodesic, geodesic_be
 from riemdln.geodesics._guesses import polar_paths
 from riemdln.kernels import DeepLinearKernel, FunctionKernel
 from riemdln.retractions import polar_retraction
-from tests.conftest import dense_cometric, random_matrix, sharp_by_powers, sharp_by_quadrature
+from tests.conftest import (
+    dense_cometric,
+    derivative,
+    random_matrix,
+    sharp_by_powers,
+    sharp_by_quadrature,
+)
 
 SMALL_SHAPES = [(2, 2), (2, 3), (3, 2), (1, 3), (3, 1), (1, 1)]
 SHAPES = [(3, 3), (2, 4), (4, 2), (1, 4), (4, 1)]
@@ -40,17 +46,6 @@ def cases(shapes, depths):
 
 def sharp_by_definition(W, P, depth):
     return sharp_by_quadrature(W, P) if math.isinf(depth) else sharp_by_powers(W, P, depth)
-
-
-def derivative(function, h):
-    """The derivative at 0 by central differences of sixth order."""
-    return (
-        sum(
-            weight * (function(k * h) - function(-k * h))
-            for k, weight in ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
-        )
-        / h
-    )
 
 
 def nearby_points(rng, m, n, count=2, spread=0.3):

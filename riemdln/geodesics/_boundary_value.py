@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from riemdln._arrays import (
     finite_matrix,
     floating_array,
     increasing_times,
+    integer,
     like,
     point_of_shape,
     positive_number,
@@ -33,9 +35,10 @@ from riemdln.geodesics._collocation import (
 )
 from riemdln.geodesics._guesses import Guess, first_guesses, relaxed, through
 from riemdln.geodesics._initial_value import geodesic, require_full_rank
+from riemdln.geodesics._rank_coordinates import rank_coordinates
 from riemdln.geodesics._results import Geodesic, GeodesicError
 from riemdln.metrics import Metric
-from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates
+from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates, PathCoordinates
 
 __all__ = ["geodesic_between"]
 
@@ -49,6 +52,7 @@ def geodesic_between(
     times: ArrayLike | None = None,
     initial_path: Array | None = None,
     *,
+    rank: int | None = None,
     tolerance: float = 1e-8,
 ) -> Geodesic:
     """The geodesic from one point, at time 0, to another one, at time 1.
@@ -68,13 +72,16 @@ def geodesic_between(
     metric : Metric
         The metric.
     W_a, W_b : array (m, n)
-        The points, of full rank.
+        The points.
     times : array_like (K,), optional
         Strictly increasing times from 0 to 1 at which the geodesic is given; by default the
         Chebyshev points of [0, 1] that it was found at, with 1/2 in the middle.
     initial_path : array (L, m, n), optional
-        The only first guess, in place of those above and of closed forms: matrices of full rank
-        on a way from `W_a` to `W_b`, both included, at equal steps of time.
+        The only first guess, in place of those above and of closed forms: matrices of the same
+        rank on a way from `W_a` to `W_b`, both included, at equal steps of time.
+    rank : int, optional
+        The rank of the matrices; by default they are of full rank. A metric at a lower rank is
+        that of `SpectralMetric.at` with this rank.
     tolerance : float
         How much the squared speed may vary along the geodesic, relatively.
 
@@ -115,16 +122,19 @@ def geodesic_between(
             raise ValueError(f"times must be from 0 to 1, got {times}")
     if initial_path is not None:
         initial_path = _checked_path(initial_path, W_a, W_b)
-    _require_connected(metric, W_a, W_b)
+    if rank is not None:
+        rank = integer("rank", rank)
+        rank = rank if rank < min(W_a.shape) else None
+    _require_connected(metric, W_a, W_b, rank)
     wanted = chebyshev_points(DEGREES[0]).copy() if times is None else times
     known: Any = None
     if np.array_equal(W_a, W_b):
         still = W_a + 0.0 * wanted[:, None, None]
         known = still, 0.0 * still, 0.0
-    elif initial_path is None:
+    elif initial_path is None and rank is None:
         known = metric.known_geodesic(W_a, W_b, wanted)
     if known is None:
-        found = _found(metric, W_a, W_b, times, initial_path, tolerance)
+        found = _found(metric, W_a, W_b, times, initial_path, rank, tolerance)
     else:
         found = Geodesic(wanted, *known)
     points, velocities = (like(given, values) for values in (found.points, found.velocities))
@@ -137,19 +147,28 @@ def _found(
     W_b: Matrix,
     times: Matrix | None,
     initial_path: Matrix | None,
+    rank: int | None,
     tolerance: float,
 ) -> Geodesic:
     """The geodesic where no closed form is known."""
-    ends, keep_rank = np.stack([W_a, W_b]), metric.ends_at_lower_rank
-    coordinates = metric.geodesic_coordinates(ends, None, None)
-    if initial_path is None:
-        guesses = first_guesses(coordinates, *coordinates.states(ends), keep_rank=keep_rank)
+    ends = np.stack([W_a, W_b])
+    ambient = metric.geodesic_coordinates(ends, None, rank)
+    coordinates: PathCoordinates = ambient
+    states = ambient.states(ends)
+    if rank is None:
+        guesses = first_guesses(ambient, *states, keep_rank=metric.ends_at_lower_rank)
     else:
+        coordinates, guess = rank_coordinates(ambient, states[0], states[1], rank)
+        guesses = [guess]
+    if initial_path is not None:
         guesses = [through(coordinates.states(initial_path))]
+    rough = _rough_geodesics(coordinates, guesses)
+    if rank is None:
+        rough = chain(rough, _relaxed_geodesics(ambient, guesses))
     best, least_variation = None, np.inf
-    for rough in _rough_geodesics(coordinates, guesses):
-        path, variation = _refined(coordinates, rough, tolerance)
-        if variation < least_variation and not (keep_rank and _changes_sign(path)):
+    for start in rough:
+        path, variation = _refined(coordinates, start, tolerance)
+        if variation < least_variation and coordinates.keeps_rank(path):
             best, least_variation = path, variation
         if least_variation <= tolerance:
             break
@@ -164,12 +183,13 @@ def _found(
     velocities = along_time(differentiation(len(best) - 1), best)
     if least_variation > tolerance:
         X = coordinates.to_points(best[0], velocities[0])
-        shot = _shot(metric, coordinates, W_a, W_b, X, times)
+        shot = _shot(metric, coordinates, W_a, W_b, X, times, rank)
         if shot is None:
             raise GeodesicError(
-                f"no geodesic was found between the points: with a polynomial of degree "
+                "no geodesic was found between the points: with a polynomial of degree "
                 f"{len(best) - 1} the squared speed varies by {least_variation:.1e}, the tolerance "
-                f"is {tolerance:g}, and shooting did not converge. {_nearest(coordinates, best)}"
+                f"is {tolerance:g}, and shooting did not converge. "
+                + _nearest(coordinates, best, rank)
             )
         return shot
     length = float(np.mean(squared_speeds(coordinates, best))) ** 0.5
@@ -180,14 +200,24 @@ def _found(
     return Geodesic(times, points, coordinates.to_points(states, velocities), length)
 
 
-def _rough_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
+def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
     """Geodesics to a rough tolerance, the shortest ones first."""
-    for degree in DEGREES[:3]:
-        times = chebyshev_points(degree)
-        paths = [solve_in_steps(coordinates, guesses[0], degree)]
-        paths += [solve(coordinates, guess(times), 1e-2) for guess in guesses[1:]]
-        found = [path for path in paths if path is not None]
-        yield from sorted(found, key=lambda path: float(np.mean(squared_speeds(coordinates, path))))
+    # Of each guess the lowest degree that leads to one: the shortest way may need more than others.
+    found = []
+    for number, guess in enumerate(guesses):
+        for degree in DEGREES[:3]:
+            if number == 0:
+                path = solve_in_steps(coordinates, guess, degree)
+            else:
+                path = solve(coordinates, guess(chebyshev_points(degree)), 1e-2)
+            if path is not None:
+                found.append(path)
+                break
+    yield from sorted(found, key=lambda path: float(np.mean(squared_speeds(coordinates, path))))
+
+
+def _relaxed_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
+    """The same by way of polylines of least energy."""
     for guess in guesses:
         polyline = relaxed(coordinates, guess)
         for degree in DEGREES[1:4]:
@@ -196,9 +226,7 @@ def _rough_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> 
                 yield path
 
 
-def _refined(
-    coordinates: GeodesicCoordinates, path: Matrix, tolerance: float
-) -> tuple[Matrix, float]:
+def _refined(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> tuple[Matrix, float]:
     """The path at a degree that is high enough, and how much its squared speed varies."""
     variation = _variation(coordinates, path)
     for degree in DEGREES:
@@ -214,7 +242,7 @@ def _refined(
     return path, variation
 
 
-def _variation(coordinates: GeodesicCoordinates, path: Matrix) -> float:
+def _variation(coordinates: PathCoordinates, path: Matrix) -> float:
     """How much the squared speed varies along a path, relatively."""
     squares = squared_speeds(coordinates, path)
     mean = float(np.mean(squares))
@@ -223,18 +251,21 @@ def _variation(coordinates: GeodesicCoordinates, path: Matrix) -> float:
 
 def _shot(
     metric: Metric,
-    coordinates: GeodesicCoordinates,
+    coordinates: PathCoordinates,
     W_a: Matrix,
     W_b: Matrix,
     X: Matrix,
     times: Matrix,
+    rank: int | None,
 ) -> Geodesic | None:
     """The geodesic from the first point that hits the second one, with a velocity near X."""
     start, target = coordinates.states(np.stack([W_a, W_b]))
     size = float(np.max(np.abs(target - start)))
 
     def path(velocity: Matrix, times: ArrayLike) -> Geodesic:
-        return geodesic(metric, W_a, coordinates.to_points(start, size * velocity), times)
+        return geodesic(
+            metric, W_a, coordinates.to_points(start, size * velocity), times, rank=rank
+        )
 
     def miss(velocity: Any) -> Any:
         return (coordinates.states(path(velocity, [0.0, 1.0]).points[1]) - target) / size
@@ -250,19 +281,13 @@ def _shot(
     return Geodesic(times, found.points[kept], found.velocities[kept], found.length)
 
 
-def _changes_sign(path: Matrix) -> bool:
-    """Whether the determinant changes its sign along a path of square matrices."""
-    is_square = path.shape[1] == path.shape[2]
-    return is_square and bool(np.ptp(np.linalg.slogdet(path)[0]) > 0)
-
-
 def _spectrum(W: Matrix) -> str:
     return np.array2string(np.linalg.svd(W, compute_uv=False), precision=3, threshold=6)
 
 
-def _nearest(coordinates: GeodesicCoordinates, path: Matrix) -> str:
+def _nearest(coordinates: PathCoordinates, path: Matrix, rank: int | None) -> str:
     """How near a path comes to lower rank."""
-    s = np.linalg.svd(coordinates.points(path), compute_uv=False)
+    s = coordinates.singular_values(path)[:, :rank]
     ratios = s[:, -1] / s[:, 0]
     k = int(np.argmin(ratios))
     time = chebyshev_points(len(path) - 1)[k]
@@ -284,13 +309,14 @@ def _checked_path(value: Array, W_a: Matrix, W_b: Matrix) -> Matrix:
     return path.astype(np.float64)
 
 
-def _require_connected(metric: Metric, W_a: Matrix, W_b: Matrix) -> None:
+def _require_connected(metric: Metric, W_a: Matrix, W_b: Matrix, rank: int | None) -> None:
     """Raise where no path between the points avoids matrices of lower rank."""
     if not metric.ends_at_lower_rank:
         return
-    require_full_rank("first point", W_a)
-    require_full_rank("second point", W_b)
-    if W_a.shape[0] == W_a.shape[1] and np.linalg.slogdet(W_a)[0] != np.linalg.slogdet(W_b)[0]:
+    require_full_rank("first point", W_a, rank)
+    require_full_rank("second point", W_b, rank)
+    is_square = rank is None and W_a.shape[0] == W_a.shape[1]
+    if is_square and np.linalg.slogdet(W_a)[0] != np.linalg.slogdet(W_b)[0]:
         raise GeodesicError(
             "the determinants of the points have opposite signs, so that every path between "
             "them meets a matrix of lower rank"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import NoConvergence, newton_krylov
 
 from riemdln._arrays import NotFiniteError
-from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates
+from riemdln.metrics._geodesic_coordinates import PathCoordinates
 
 __all__ = [
     "DEGREES",
@@ -37,7 +37,7 @@ DEGREES = (8, 16, 32, 64, 128, 256)
 
 
 def solve_in_steps(
-    coordinates: GeodesicCoordinates, guess: Callable[[Matrix], Matrix], degree: int
+    coordinates: PathCoordinates, guess: Callable[[Matrix], Matrix], degree: int
 ) -> Matrix | None:
     """A rough geodesic from guess(0) to guess(1), or None.
 
@@ -60,7 +60,7 @@ def solve_in_steps(
     return None
 
 
-def solve(coordinates: GeodesicCoordinates, path: Matrix, tolerance: float) -> Matrix | None:
+def solve(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> Matrix | None:
     """The polynomial near a path that obeys W'' = -Gamma(W', W') between the same ends, or None.
 
     The equation is solved for W'' first, so that its linear part is the identity.
@@ -96,7 +96,7 @@ def solve(coordinates: GeodesicCoordinates, path: Matrix, tolerance: float) -> M
     return np.concatenate([path[:1], inner.reshape(-1, *shape), path[-1:]])
 
 
-def squared_speeds(coordinates: GeodesicCoordinates, path: Matrix) -> Matrix:
+def squared_speeds(coordinates: PathCoordinates, path: Matrix) -> Matrix:
     """The squared speeds at the Chebyshev points."""
     velocities = along_time(differentiation(len(path) - 1), path)
     return coordinates.at(path).inner(velocities, velocities)

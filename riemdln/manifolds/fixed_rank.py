@@ -323,34 +323,29 @@ class FixedRank(MetricManifold):
     def dist(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> float:
         """The length of the way to another point: of the geodesic, or of the straight line.
 
-        Geodesics are known between points that share a singular space. Points with the same column
-        space, the same row space, or both have their geodesic among matrices of full rank, in the
-        span of their columns and rows (see `geodesics.geodesic_between`); so have all points where
-        k = min(m, n).
+        The geodesic lies in the span of the columns and rows of both points, among matrices of at
+        most 2k rows and columns (see `geodesics.geodesic_between`).
 
         Raises
         ------
         GeodesicError
-            If the points share neither space, where no method is known, or no geodesic was found.
+            If no geodesic was found, or infinitely many are the shortest: where the points share
+            both spaces, in which their determinants have opposite signs.
         """
         return super().dist(point_a, point_b)
 
     def _connect(self, point_a: FixedRankPoint, point_b: FixedRankPoint) -> Connection:
-        """The geodesic between two points, among full-rank matrices W that stand for U W V^T."""
+        """The geodesic between two points, among matrices W that stand for U W V^T."""
         a, b = self._frame(point_a), self._frame(point_b)
         U, V = _common_basis(a.U, b.U), _common_basis(a.Vt.T, b.Vt.T)
-        if min(U.shape[1], V.shape[1]) > self._k:
-            raise GeodesicError(
-                "geodesics are found only between points that share their column or row space, up "
-                f"to {_SAME:g}"
-            )
         ends = [(U.T @ frame.U) * frame.s @ (frame.Vt @ V) for frame in (a, b)]
-        if U.shape == V.shape and np.prod([np.linalg.slogdet(end)[0] for end in ends]) < 0:
+        shares_both = U.shape[1] == V.shape[1] == self._k
+        if shares_both and np.prod([np.linalg.slogdet(end)[0] for end in ends]) < 0:
             raise GeodesicError(
                 "no geodesic is known between points that share both spaces, in which their "
-                "determinants have opposite signs"
+                "determinants have opposite signs: all turns out of these spaces are alike"
             )
-        geodesic = geodesic_between(self._metric, *ends)
+        geodesic = geodesic_between(self._metric, *ends, rank=self._k)
         velocity = self.projection(point_a, (U, geodesic.velocities[0], V))
         middle = self._lifted(geodesic.points[len(geodesic.points) // 2], U, V)
         return Connection(geodesic.length, velocity, middle)

@@ -15,13 +15,31 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EntryCoordinates", "GeodesicAt", "GeodesicCoordinates", "RootCoordinates"]
+__all__ = [
+    "EntryCoordinates",
+    "GeodesicCoordinates",
+    "PathAt",
+    "PathCoordinates",
+    "RootCoordinates",
+]
 
 Vector = NDArray[np.floating[Any]]
 
 
-class GeodesicAt(Protocol):
-    """The metric at each state of a stack. All vectors are velocities of states or covectors."""
+class PathAt(Protocol):
+    """The metric at each state of a stack, on velocities of states."""
+
+    def inner(self, X: Vector, Y: Vector) -> Vector:
+        """The inner products."""
+        ...
+
+    def christoffel(self, X: Vector, Y: Vector) -> Vector:
+        """The Christoffel symbols."""
+        ...
+
+
+class GeodesicAt(PathAt, Protocol):
+    """The metric at each state of a stack, on velocities of states and on covectors."""
 
     def sharp(self, P: Vector) -> Vector:
         """From covectors to velocities."""
@@ -31,21 +49,13 @@ class GeodesicAt(Protocol):
         """From velocities to covectors."""
         ...
 
-    def inner(self, X: Vector, Y: Vector) -> Vector:
-        """The inner products of velocities."""
-        ...
-
-    def christoffel(self, X: Vector, Y: Vector) -> Vector:
-        """The Christoffel symbols."""
-        ...
-
     def sharp_derivative_adjoint(self, p: Vector, q: Vector) -> Vector:
         """The covector Xi(p, q) of X -> <p, DA[X] q>."""
         ...
 
 
-class GeodesicCoordinates(Protocol):
-    """Coordinates of matrices for geodesics."""
+class PathCoordinates(Protocol):
+    """Coordinates of matrices for geodesics between two of them."""
 
     def states(self, points: Vector) -> Vector:
         """The states of matrices."""
@@ -66,6 +76,18 @@ class GeodesicCoordinates(Protocol):
     def to_points(self, states: Vector, velocities: Vector) -> Vector:
         """How the matrices move when their states do."""
         ...
+
+    def keeps_rank(self, path: Vector) -> bool:
+        """Whether a path of states does not change the sign of a determinant that it must keep."""
+        ...
+
+    def at(self, states: Vector) -> PathAt:
+        """The metric at some states."""
+        ...
+
+
+class GeodesicCoordinates(PathCoordinates, Protocol):
+    """Coordinates of matrices for geodesics."""
 
     def at(self, states: Vector) -> GeodesicAt:
         """The metric at some states."""
@@ -104,6 +126,9 @@ class EntryCoordinates:
     def at(self, states: Vector) -> GeodesicAt:
         at: GeodesicAt = self._metric.at(states, rank=self._rank)
         return at
+
+    def keeps_rank(self, path: Vector) -> bool:
+        return not self._metric.ends_at_lower_rank or _keeps_sign(path)
 
 
 class RootCoordinates:
@@ -153,12 +178,14 @@ class RootCoordinates:
 
     def states(self, points: Vector) -> Vector:
         U, s, Vt = np.linalg.svd(points, full_matrices=False)
-        return self._unit * (U * s[..., None, :] ** (1 / self.order)) @ Vt
+        roots = self._unit * s[..., None, : self.rank] ** (1 / self.order)
+        return (U[..., : self.rank] * roots) @ Vt[..., : self.rank, :]
 
     def points(self, states: Vector) -> Vector:
         U, roots, Vt = np.linalg.svd(states, full_matrices=False)
+        s = self.powers(roots[..., None, : self.rank])
         with np.errstate(invalid="ignore"):  # of infinite singular values
-            return (U * self.powers(roots)[..., None, :]) @ Vt
+            return (U[..., : self.rank] * s) @ Vt[..., : self.rank, :]
 
     def singular_values(self, states: Vector) -> Vector:
         return self.powers(np.linalg.svd(states, compute_uv=False))
@@ -173,6 +200,9 @@ class RootCoordinates:
 
     def at(self, states: Vector) -> _RootAt:
         return _RootAt(self, states)
+
+    def keeps_rank(self, path: Vector) -> bool:
+        return _keeps_sign(path)
 
     def powers(self, roots: Vector) -> Vector:
         """The singular values of roots."""
@@ -264,9 +294,9 @@ class _RootAt:
         (a, b, x, sign), N, M = self._pairs, self._coordinates.depth, self._coordinates.order
         turned = np.tanh(M * x / 2)
         if math.isinf(N):
-            k = (a - b) ** 2 / (2 * M * x) * turned**-sign
-            diagonal = (a / M) ** 2  # where a = b
-            return np.where(a == b, diagonal, k)
+            # The same x in all factors, so that nothing is lost where a and b are all but equal.
+            near = np.maximum(np.abs(a), np.abs(b)) * np.expm1(-np.abs(x))
+            return np.where(sign > 0, near, a - b) ** 2 / (2 * M * x) * turned**-sign
         k = N * (np.tanh(x / 2) / turned) ** sign
         # 0 of what no gradient of a matrix of lower rank moves.
         return np.where((a == 0) & (b == 0), 0.0, k)
@@ -302,6 +332,11 @@ class _RootAt:
         rise = np.where(sign > 0, np.maximum(s_a, s_b) * steep, s_a + s_b)
         # 1 of what leaves both spaces, which is zero.
         return np.where(size > 0, rise, 1.0) / np.where(size > 0, size, 1.0)
+
+
+def _keeps_sign(path: Vector) -> bool:
+    is_square = path.shape[-2] == path.shape[-1]
+    return not is_square or bool(np.ptp(np.linalg.slogdet(path)[0]) == 0)
 
 
 # An end of the range of logarithms of ratios, in place of infinity.
