@@ -208,7 +208,7 @@ dips = {
 }
 for depth, dip in dips.items():
     print(
-        f"depth {depth}: on the way s_3 falls below {dip[0]:.3f} of its smaller end for the worst "
+        f"depth {depth}: on the way s_3 falls to {dip[0]:.3f} of its smaller end for the worst "
         f"of {RANDOM_PAIRS} pairs, below half of it for {np.sum(dip < 0.5)}"
     )
     assert (np.sum(dip < 0.5) > RANDOM_PAIRS / 2) if depth == 1 else np.all(dip > 0.7)
