@@ -43,6 +43,7 @@ from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.linalg import sqrtm
 
 import riemdln
 from riemdln.geodesics import (
@@ -267,6 +268,8 @@ velocity = C @ W + W @ C
 points = geodesic(metrics[2], W, velocity, before).points
 on = {2: (before, points)}
 assert np.allclose(points, lines @ W @ lines)
+root = sqrtm(W)
+assert all(riemdln.imbalance([root @ line, line @ root]) < 1e-12 for line in lines)
 ended = np.inf
 try:
     geodesic(metrics[2], W, velocity, [0.0, 3.0])
@@ -318,8 +321,8 @@ assert correlations[np.inf] > 0.99
 # The figures
 # -----------
 # They stand at the head of this page.
-# sphinx_gallery_thumbnail_number = 3
 
+# sphinx_gallery_thumbnail_number = 3
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", np.inf: "#CC79A7"}
 NAMES = {1: "depth 1: straight lines", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
 
