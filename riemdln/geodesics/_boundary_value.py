@@ -273,8 +273,8 @@ def _rivals(coordinates: PathCoordinates, rough: Matrix, path: Matrix) -> bool:
     return lengths[0] < 1.05 * lengths[1] and bool(apart > 0.1 * np.max(np.abs(path)))
 
 
-def _refined(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> tuple[Matrix, float]:
-    """The path at a degree that is high enough, and how much its squared speed varies."""
+def _refined(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> Matrix:
+    """The path at a degree that is high enough, as far as Newton's method gets."""
     variation = _variation(coordinates, path)
     for degree in DEGREES:
         # A rough solution that is far from the tolerance is so for its low degree.
