@@ -235,14 +235,23 @@ def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> list
 
 
 def _relaxed_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
-    """The same by way of polylines of least energy."""
+    """The same from the other end, and by way of polylines of least energy."""
     for guess in guesses:
+        for degree in DEGREES[:3]:
+            path = solve_in_steps(coordinates, _reversed(guess), degree)
+            if path is not None:
+                yield path[::-1]
+                break
         polyline = relaxed(coordinates, guess)
         for degree in DEGREES[1:4]:
             path = solve(coordinates, polyline(chebyshev_points(degree)), 1e-6)
             if path is not None:
                 yield path
                 break
+
+
+def _reversed(guess: Guess) -> Guess:
+    return lambda times: guess(1 - times)
 
 
 def _shortest(

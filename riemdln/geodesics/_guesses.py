@@ -46,9 +46,8 @@ def first_guesses(
     if not keep_rank:
         return [straight]
     ways = polar_paths(a, b)
-    if _energy(coordinates, straight) <= _NEARLY_AS_SHORT**2 * _energy(coordinates, ways[0]):
-        ways.append(straight)
-    return ways
+    most = _NEARLY_AS_SHORT**2 * _energy(coordinates, ways[0])
+    return ways + [way for way in (straight, frame_path(a, b)) if _energy(coordinates, way) <= most]
 
 
 def through(path: Matrix) -> Guess:
@@ -76,6 +75,27 @@ def polar_paths(a: Matrix, b: Matrix) -> list[Guess]:
         return at_times
 
     return [path(turn) for turn in _turns(Q_a, Q_b)]
+
+
+def frame_path(a: Matrix, b: Matrix) -> Guess:
+    """A path that keeps the rank: both frames turn steadily, and singular values go straight."""
+    if a.shape[0] < a.shape[1]:
+        return _transposed(frame_path(a.T, b.T))
+    (U_a, s_a, Vt_a), (U_b, s_b, Vt_b) = (
+        np.linalg.svd(state, full_matrices=False) for state in (a, b)
+    )
+    # Of each pair of singular vectors the sign is free, but frames of one orientation are needed.
+    alike = np.sum(U_a * U_b, axis=0) + np.sum(Vt_a * Vt_b, axis=1)
+    signs = np.where(alike < 0, -1.0, 1.0)
+    if np.linalg.slogdet(Vt_a @ (Vt_b.T * signs))[0] < 0:
+        signs[np.argmin(np.abs(alike))] *= -1
+    left, right = _turns(U_a, U_b * signs)[0], _turns(Vt_a.T, Vt_b.T * signs)[0]
+
+    def path(times: Matrix) -> Matrix:
+        s = s_a + times[:, None] * (s_b - s_a)
+        return (left(times) * s[:, None, :]) @ right(times).mT
+
+    return path
 
 
 def relaxed(coordinates: GeodesicCoordinates, guess: Guess) -> Guess:

@@ -242,16 +242,26 @@ class _Path:
             return np.full_like(unknowns, np.nan)
 
     def _longest_step(self) -> float:
-        """Half of the time to lower rank, if all of the velocity led there."""
+        """Half of the time in which the last singular value may get to zero.
+
+        It changes by its own entry M_rr of the velocity in the frame in proportion to the time h,
+        by others to the second order, M_ri^2 h^2 / s_i, and by what leaves a space as s_i = s_r.
+        """
         state, momentum = self._solver.y.reshape(self._shape)
         velocity = self._coordinates.at(state).sharp(momentum)
-        U, s, Vt = np.linalg.svd(state, full_matrices=False)
+        U, s, Vt = np.linalg.svd(state)
         last = len(s[: self._rank]) - 1
         if not s[last] > self._margin:
             u, v = U[:, last], Vt[last]
             rate = abs(float(u @ velocity @ v))
             raise LowerRankError(float(self._solver.t + s[last] / rate), u, v)
-        return 0.5 * float(s[last] / np.linalg.norm(velocity))
+        M = U.T @ velocity @ Vt.T
+        others = np.zeros(max(M.shape))
+        others[:last] = s[:last]
+        reach = np.sqrt(s[last] * np.maximum(others, s[last]))
+        m, n = M.shape
+        rates = np.concatenate([np.abs(M[last]) / reach[:n], np.abs(M[:, last]) / reach[:m]])
+        return float(0.5 / max(np.max(rates), np.finfo(float).tiny))
 
     def _singular_values(self, state: Matrix) -> Matrix:
         return np.linalg.svd(state, compute_uv=False)[: self._rank]

@@ -104,7 +104,7 @@ class ConeScaling:
         sine = length / self._radius / 2
         if not sine < 1:
             return None
-        psi = 2 * np.arcsin(sine)
+        psi = max(2 * np.arcsin(sine), 1e-100)  # of multiples of one matrix zero
         # The straight lines from 1 to ratio e^{i psi} and to e^{i psi}, at equal angles.
         x = (self._ratio - 1) * np.cos(psi) - 2 * sine**2
         y = self._ratio * np.sin(psi)
