@@ -52,7 +52,7 @@ def geodesic_between(
     initial_path: Array | None = None,
     *,
     rank: int | None = None,
-    tolerance: float = 1e-8,
+    tolerance: float = 1e-9,
 ) -> Geodesic:
     """The geodesic from one point, at time 0, to another one, at time 1.
 
@@ -305,9 +305,10 @@ def _square_length(coordinates: PathCoordinates, path: Matrix) -> float:
 
 def _variation(coordinates: PathCoordinates, path: Matrix) -> float:
     """How much the squared speed varies along a path, relatively."""
+    if np.max(np.ptp(path, axis=0)) <= 1e-13 * np.max(np.abs(path)):  # it stays where it is
+        return 0.0
     squares = squared_speeds(coordinates, path)
-    mean = float(np.mean(squares))
-    return float(np.ptp(squares)) / mean if mean > 0 else 0.0
+    return float(np.ptp(squares) / np.mean(squares))
 
 
 def _hit(

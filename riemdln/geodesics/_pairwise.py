@@ -52,7 +52,7 @@ def pairwise_distances(
     n_jobs: int | None = 1,
     progress: bool = False,
     *,
-    tolerance: float = 1e-8,
+    tolerance: float = 1e-9,
 ) -> PairwiseDistances:
     """The distances between all pairs of some points, as a symmetric matrix.
 
