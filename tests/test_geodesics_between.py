@@ -15,6 +15,7 @@ from riemdln.geodesics import (
     geodesic_between,
 )
 from riemdln.geodesics._guesses import _polyline_energy
+from riemdln.metrics._geodesic_coordinates import RootCoordinates
 from tests.conftest import derivative, random_matrix
 
 INFINITE = DeepLinearMetric(math.inf)
@@ -409,3 +410,42 @@ def test_the_gradient_of_the_energy_of_polylines(rng, depth):
     slope = derivative(lambda h: _polyline_energy(coordinates, nodes + h * change)[0], 1e-3)
     gradient = _polyline_energy(coordinates, nodes)[1]
     assert np.sum(gradient * change) == pytest.approx(slope, rel=1e-7)
+
+
+@pytest.mark.parametrize("depth", [1.5, 2, 8, math.inf])
+def test_points_of_any_size_take_the_same_work(rng, depth, monkeypatch):
+    a, b = gaussian_pair(rng, 3, 3)
+    metric, calls = DeepLinearMetric(depth), []
+    coordinates_at = RootCoordinates.at
+    monkeypatch.setattr(
+        RootCoordinates, "at", lambda self, states: calls.append(1) or coordinates_at(self, states)
+    )
+
+    def measured(c):
+        calls.clear()
+        return geodesic_between(metric, a, c * b), len(calls)
+
+    def size(W):
+        s = np.linalg.svd(W, compute_uv=False)
+        return (
+            math.log(np.prod(s)) / 3**0.5
+            if math.isinf(depth)
+            else (depth**0.5 * np.linalg.norm(s ** (1 / depth)))
+        )
+
+    (near, ordinary), r = measured(1.0), size(a)
+    for c in (1e-10, 1e-3, 1e10):
+        far, work = measured(c)
+        assert work < 2 * ordinary
+        if math.isinf(depth):  # a product
+            expected = near.length**2 + (size(c * b) - r) ** 2 - (size(b) - r) ** 2
+        else:  # a cone: its law of cosines
+            cosine = (r**2 + size(b) ** 2 - near.length**2) / (2 * r * size(b))
+            expected = r**2 + size(c * b) ** 2 - 2 * r * size(c * b) * cosine
+        assert far.length == pytest.approx(expected**0.5, rel=1e-8)
+        speeds = metric.inner(far.points, far.velocities, far.velocities) ** 0.5
+        np.testing.assert_allclose(speeds, far.length, rtol=1e-8)
+        if c == 1e-3:
+            np.testing.assert_allclose(
+                exponential(metric, a, far.velocities[0]), c * b, rtol=0, atol=1e-6 * c
+            )
