@@ -93,7 +93,7 @@ def test_at_infinite_depth_roots_are_nearly_linear_in_logarithms():
         logs = np.linspace(-log_range / 2, log_range / 2, 9)
         R = np.array([coordinates.states(np.exp(log) * np.eye(1))[0, 0] for log in logs])
         slopes = np.diff(R) / np.diff(logs)
-        assert np.all(np.abs(slopes - 1) < 0.2)
+        assert np.all(np.abs(slopes - 1) < 0.3)
 
 
 @pytest.mark.parametrize(("m", "n", "depth", "log_range"), cases())
@@ -243,7 +243,7 @@ ROOTS = [
 )
 def test_the_cometric_and_its_derivatives_in_high_precision(rng, roots, depth):
     coordinates = RootCoordinates(depth, 1.0, None)
-    order = 16 if math.isinf(depth) else depth
+    order = 8 if math.isinf(depth) else depth
     assert coordinates.order == order
     R = np.zeros((3, len(roots)))
     np.fill_diagonal(R, roots)

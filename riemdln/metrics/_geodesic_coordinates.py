@@ -173,7 +173,7 @@ class RootCoordinates:
     def __init__(self, depth: float, log_range: float, rank: int | None) -> None:
         self.depth, self.rank = depth, rank
         # At infinite depth the roots are nearly linear in the logarithms, and of one size.
-        self.order = max(16.0, 4 * log_range) if math.isinf(depth) else depth
+        self.order = max(8.0, 2 * log_range) if math.isinf(depth) else depth
         self._unit = self.order if math.isinf(depth) else depth**0.5
 
     def states(self, points: Vector) -> Vector:

@@ -152,8 +152,9 @@ class DeepLinearMetric(SpectralMetric):
         s = np.linalg.svd(points, compute_uv=False)[:, :rank]
         log_range = float(np.log(np.max(s) / np.min(s)))
         if velocity is not None and math.isinf(self.depth):
-            # No logarithm of a singular value moves faster than the geodesic.
-            log_range += float(self.inner(points[0], velocity, velocity)) ** 0.5
+            # No logarithm of a singular value moves faster than the geodesic. On a long way errors
+            # add up, of which the more linear roots have less.
+            log_range = 2 * (log_range + float(self.inner(points[0], velocity, velocity)) ** 0.5)
         return RootCoordinates(self.depth, log_range, rank)
 
     def scaling(self, W_a: Array, W_b: Array, rank: int | None) -> Scaling:
