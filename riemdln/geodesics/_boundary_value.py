@@ -34,7 +34,7 @@ from riemdln.geodesics._collocation import (
 )
 from riemdln.geodesics._guesses import Guess, first_guesses, relaxed, through
 from riemdln.geodesics._initial_value import geodesic, require_full_rank
-from riemdln.geodesics._rank_coordinates import rank_coordinates
+from riemdln.geodesics._rank_coordinates import rank_paths
 from riemdln.geodesics._results import Geodesic, GeodesicError
 from riemdln.metrics import Metric
 from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates, PathCoordinates
@@ -61,10 +61,12 @@ def geodesic_between(
     with a Krylov solver, at more and more points until the speed is the same at all of them. Under
     `DeepLinearMetric` it is solved for roots of the matrices, in which geodesics that dive toward
     lower rank are smooth. Several first guesses are tried: where geodesics end at lower rank, one
-    that turns the polar factor steadily, one that turns it the other way round where that is
-    nearly as short, and a straight line. The shortest of what they lead to is taken. Where Newton's
-    method fails, the far end is moved along the guess in steps, and then the guess is replaced by
-    a polyline of least energy.
+    that turns the polar factor steadily, one that turns it the other way round if it turns by
+    nearly a half turn, and, unless much longer, a straight line and one that turns both frames; at
+    a lower rank, one that turns both spaces by their principal angles. The shortest of what they
+    lead to is taken. Where Newton's method fails from the first one, the far end is moved along it
+    in steps. At full rank, where none leads to the tolerance, guesses are followed from the other
+    end and replaced by polylines of least energy. What still misses it is mended by shooting.
 
     Parameters
     ----------
@@ -92,8 +94,10 @@ def geodesic_between(
     Raises
     ------
     GeodesicError
-        If no geodesic was found: no path avoids matrices of lower rank, or the equation was not
-        solved to the tolerance.
+        If no geodesic was found: no path avoids matrices of lower rank, the shortest way leads
+        through zero, or the equation was not solved to the tolerance.
+    TypeError, ValueError
+        If an argument is not as described.
 
     References
     ----------
@@ -122,8 +126,10 @@ def geodesic_between(
     if initial_path is not None:
         initial_path = _checked_path(initial_path, W_a, W_b)
     if rank is not None:
-        rank = integer("rank", rank)
-        rank = rank if rank < min(W_a.shape) else None
+        rank, most = integer("rank", rank), min(W_a.shape)
+        if rank > most:
+            raise ValueError(f"rank must be at most min(m, n) = {most}, got {rank}")
+        rank = rank if rank < most else None
     _require_connected(metric, W_a, W_b, rank)
     wanted = chebyshev_points(DEGREES[0]).copy() if times is None else times
     known: Any = None
@@ -151,19 +157,32 @@ def _found(
 ) -> Geodesic:
     """The geodesic where no closed form is known."""
     scaling = metric.scaling(W_a, W_b, rank)
-    ends = np.stack([W_a, W_b / scaling.divisor])
+    with np.errstate(all="ignore"):
+        ends = np.stack([W_a, W_b / scaling.divisor])
+    if not (np.all(np.isfinite(ends)) and ends[1].any()):
+        raise GeodesicError(
+            "the sizes of the points are too far apart for floating-point numbers: their largest "
+            f"entries are {np.max(np.abs(W_a)):.1e} and {np.max(np.abs(W_b)):.1e}"
+        )
     ambient = metric.geodesic_coordinates(ends, None, rank)
-    coordinates: PathCoordinates = ambient
     states = ambient.states(ends)
+    best = None
+    ways: Iterable[tuple[PathCoordinates, list[Guess]]]
     if rank is None:
         guesses = first_guesses(ambient, *states, keep_rank=metric.ends_at_lower_rank)
+        ways = [(ambient, guesses)]
     else:
-        coordinates, guess = rank_coordinates(ambient, states[0], states[1], rank)
-        guesses = [guess]
-    if initial_path is not None:
-        sizes = scaling.divisor ** np.linspace(0, 1, len(initial_path))
-        guesses = [through(coordinates.states(initial_path / sizes[:, None, None]))]
-    best = _shortest(coordinates, _rough_geodesics(coordinates, guesses), tolerance)
+        paths = rank_paths(ambient, states[0], states[1], rank)
+        ways = ((coordinates, [guess]) for coordinates, guess in paths)
+    for coordinates, guesses in ways:
+        if initial_path is not None:
+            sizes = scaling.divisor ** np.linspace(0, 1, len(initial_path))
+            guesses = [through(coordinates.states(initial_path / sizes[:, None, None]))]
+        best = _shortest(coordinates, _rough_geodesics(coordinates, guesses), tolerance)
+        if initial_path is not None or (
+            best is not None and _variation(coordinates, best) <= tolerance
+        ):
+            break
     if rank is None and (best is None or _variation(coordinates, best) > tolerance):
         polylines = _relaxed_geodesics(ambient, guesses)
         best = _shortest(coordinates, polylines, tolerance, best)
@@ -188,7 +207,7 @@ def _found(
                 f"is {tolerance:g}, and shooting did not converge. "
                 + _nearest(coordinates, best, rank)
             )
-        length = float(metric.at(W_a, rank=rank).inner(hit, hit)) ** 0.5
+        length = geodesic(metric, W_a, hit, [0.0, 1.0], rank=rank).length
     else:
         length = _square_length(coordinates, best) ** 0.5
     scaled = scaling.scaled(times, length)
@@ -235,7 +254,7 @@ def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> list
 
 
 def _relaxed_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
-    """The same from the other end, and by way of polylines of least energy."""
+    """Those from guesses followed from their other ends, and from polylines of least energy."""
     for guess in guesses:
         for degree in DEGREES[:3]:
             path = solve_in_steps(coordinates, _reversed(guess), degree)
@@ -361,9 +380,12 @@ def _checked_path(value: Array, W_a: Matrix, W_b: Matrix) -> Matrix:
         raise ValueError(
             f"initial_path must have the shape (L, {m}, {n}) with L at least 2, got {path.shape}"
         )
-    if not (np.allclose(path[0], W_a) and np.allclose(path[-1], W_b)):
-        raise ValueError("initial_path must go from W_a to W_b")
-    return path.astype(np.float64)
+    for end, W in ((path[0], W_a), (path[-1], W_b)):
+        if not np.linalg.norm(end - W) <= 1e-5 * np.linalg.norm(W):
+            raise ValueError("initial_path must go from W_a to W_b")
+    path = path.astype(np.float64)
+    path[0], path[-1] = W_a, W_b
+    return path
 
 
 def _require_connected(metric: Metric, W_a: Matrix, W_b: Matrix, rank: int | None) -> None:
@@ -376,5 +398,6 @@ def _require_connected(metric: Metric, W_a: Matrix, W_b: Matrix, rank: int | Non
     if is_square and np.linalg.slogdet(W_a)[0] != np.linalg.slogdet(W_b)[0]:
         raise GeodesicError(
             "the determinants of the points have opposite signs, so that every path between "
-            "them meets a matrix of lower rank"
+            "them meets a matrix of lower rank; straight lines, which manifolds with "
+            'logarithm="linear" take, join any two points'
         )

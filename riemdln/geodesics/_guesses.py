@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates
 
-__all__ = ["Guess", "first_guesses", "relaxed", "through"]
+__all__ = ["Guess", "first_guesses", "polar_paths", "relaxed", "through"]
 
 Matrix = NDArray[np.floating[Any]]
 

@@ -15,6 +15,7 @@ from riemdln._arrays import (
     NotFiniteError,
     finite_matrix,
     increasing_times,
+    integer,
     like,
     point_of_shape,
     positive_number,
@@ -129,26 +130,36 @@ def geodesic(
     X = to_numpy(finite_matrix("X", point_of_shape("X", X, given.shape))).astype(np.float64)
     W = to_numpy(given).astype(np.float64)
     times, rtol = increasing_times("times", times), positive_number("rtol", rtol)
-    at, duration = metric.at(W, rank=rank), float(times[-1] - times[0])
-    momentum = at.flat(X)
+    max_evaluations = integer("max_evaluations", max_evaluations)
+    metric.at(W, rank=rank)  # says what is wrong with the point
     if metric.ends_at_lower_rank:
         require_full_rank("point", W, rank)
-    length = duration * float(at.inner(X, X)) ** 0.5
-    if duration == 0 or length == 0:
+    duration = float(times[-1] - times[0])
+    coordinates = metric.geodesic_coordinates(W[None], duration * X, rank)
+    state = coordinates.states(W)
+    velocity = coordinates.to_states(state, X)
+    at = coordinates.at(state)
+    speed = float(at.inner(velocity, velocity)) ** 0.5
+    if duration == 0 or speed == 0:
         points = W + 0.0 * times[:, None, None]
         # A frozen direction leads nowhere.
-        velocities = 0.0 * points + (X if momentum.any() else 0.0 * X)
+        velocities = 0.0 * points + (X if speed > 0 else 0.0 * X)
     else:
-        at.sharp_derivative_adjoint(momentum, momentum)  # says what is wrong at the start
-        coordinates = metric.geodesic_coordinates(W[None], duration * X, rank)
-        path = _Path(metric, coordinates, rank, W, X, times, rtol, max_evaluations)
+        momentum = at.flat(velocity)
+        at.sharp_derivative_adjoint(momentum, momentum)  # says what is wrong with derivatives
+        path = _Path(metric, coordinates, rank, state, velocity, times, rtol, max_evaluations)
         points, velocities = path.followed()
-    return Geodesic(times, like(given, points), like(given, velocities), length)
+    return Geodesic(times, like(given, points), like(given, velocities), duration * speed)
 
 
 def require_full_rank(name: str, W: Array, rank: int | None = None) -> None:
     """Raise a GeodesicError where a matrix is of lower rank, up to rounding error."""
-    frame = singular_frame(W).at_rank(rank)
+    whole = singular_frame(W)
+    if rank is not None and rank < len(whole.s) and whole.s[rank] > 100 * whole.rounding:
+        raise GeodesicError(
+            f"the {name} is of a rank above {rank}: its next singular value is {whole.s[rank]:.1e}"
+        )
+    frame = whole.at_rank(rank)
     if not frame.s[-1] > frame.rounding:
         raise GeodesicError(
             f"the {name} is of lower rank: its singular values range from {frame.s[0]:.1e} to "
@@ -164,16 +175,14 @@ class _Path:
         metric: Metric,
         coordinates: GeodesicCoordinates,
         rank: int | None,
-        W: Matrix,
-        X: Matrix,
+        state: Matrix,
+        velocity: Matrix,
         times: Matrix,
         rtol: float,
         max_evaluations: int,
     ) -> None:
         self._coordinates, self._rank, self._times = coordinates, rank, times
         self._ends, self._most = metric.ends_at_lower_rank, max_evaluations
-        state = coordinates.states(W)
-        velocity = coordinates.to_states(state, X)
         momentum = coordinates.at(state).flat(velocity)
         duration, smallest = times[-1] - times[0], self._singular_values(state)[-1]
         size = max(float(np.linalg.norm(state)), duration * float(np.linalg.norm(velocity)))
@@ -253,7 +262,7 @@ class _Path:
         last = len(s[: self._rank]) - 1
         if not s[last] > self._margin:
             u, v = U[:, last], Vt[last]
-            rate = abs(float(u @ velocity @ v))
+            rate = max(abs(float(u @ velocity @ v)), np.finfo(float).tiny)
             raise LowerRankError(float(self._solver.t + s[last] / rate), u, v)
         M = U.T @ velocity @ Vt.T
         others = np.zeros(max(M.shape))

@@ -12,16 +12,17 @@ place of the last one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from riemdln.geodesics._guesses import Guess, polar_paths
+from riemdln.geodesics._guesses import Guess, polar_paths, through
 from riemdln.geodesics._results import GeodesicError
 from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates, PathAt
 
-__all__ = ["RankCoordinates", "rank_coordinates"]
+__all__ = ["RankCoordinates", "rank_paths"]
 
 Matrix = NDArray[np.floating[Any]]
 
@@ -127,13 +128,15 @@ class _RankAt:
         return self._coordinates.kept(total - half + half @ V @ V.mT)
 
 
-def rank_coordinates(
+def rank_paths(
     ambient: GeodesicCoordinates, a: Matrix, b: Matrix, rank: int
-) -> tuple[RankCoordinates, Guess]:
-    """Coordinates for a path between two matrices of a rank that keeps it, and such a path.
+) -> Iterator[tuple[RankCoordinates, Guess]]:
+    """Paths between two matrices of a rank that keep it, with coordinates for each.
 
-    The column space turns steadily by its principal angles, and so does the row space. Between
-    them, the k x k matrices go along the path of `polar_paths`.
+    On the first one the column space turns steadily by its principal angles, and so does the row
+    space; between them, the k x k matrices go along the path of `polar_paths`. On the others both
+    factors of R = (U lambda^{1/2}) (V lambda^{1/2})^T go straight, as near to one another as they
+    can be, or with one column reversed.
 
     Parameters
     ----------
@@ -159,12 +162,27 @@ def rank_coordinates(
         cores = cores[0], left.end.T @ b @ right.end
     core = polar_paths(*cores)[0]
 
+    yield _in_coordinates(ambient, left.at, right.at, core, rank)
+
+    (L_a, R_a), (L_b, R_b) = (_factors(R, rank) for R in (a, b))
+    Y, _, Zt = np.linalg.svd(L_a.T @ L_b + R_a.T @ R_b)
+    for last in (1.0, -1.0):
+        Q = ((Y * np.append(np.ones(rank - 1), last)) @ Zt).T
+        L, R = through(np.stack([L_a, L_b @ Q])), through(np.stack([R_a, R_b @ Q]))
+        yield _in_coordinates(ambient, L, R, None, rank)
+
+
+def _in_coordinates(
+    ambient: GeodesicCoordinates, left: Guess, right: Guess, core: Guess | None, rank: int
+) -> tuple[RankCoordinates, Guess]:
+    """The path L(t) C(t) R(t)^T, in bases that begin with the spaces of L and R half-way."""
     middle = np.array([0.5])
-    P, Q = (_completed(turn.at(middle)[0]) for turn in (left, right))
+    P, Q = (np.linalg.svd(factor(middle)[0])[0] for factor in (left, right))
     coordinates = RankCoordinates(ambient, P, Q, rank)
 
     def path(times: Matrix) -> Matrix:
-        return coordinates.kept(left.at(times) @ core(times) @ right.at(times).mT)
+        L = left(times) if core is None else left(times) @ core(times)
+        return coordinates.kept(L @ right(times).mT)
 
     return coordinates, path
 
@@ -201,8 +219,7 @@ def _spaces(R: Matrix, rank: int) -> tuple[Matrix, Matrix]:
     return U[..., :rank], Vt[..., :rank, :].mT
 
 
-def _completed(columns: Matrix) -> Matrix:
-    """An orthonormal basis that begins with given orthonormal columns."""
-    basis = np.linalg.qr(columns, mode="complete")[0]
-    basis[:, : columns.shape[1]] = columns
-    return basis
+def _factors(R: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    U, roots, Vt = np.linalg.svd(R, full_matrices=False)
+    root = roots[:rank] ** 0.5
+    return U[:, :rank] * root, Vt[:rank].T * root

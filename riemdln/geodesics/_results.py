@@ -39,7 +39,7 @@ class LowerRankError(GeodesicError):
         return (
             f"the geodesic runs into a matrix of lower rank at time {self.time:.6g}, where the "
             f"singular value goes to zero that has the singular vectors {left} and {right}; a "
-            "shorter tangent vector stops before it"
+            "shorter time or tangent vector ends before it"
         )
 
 
@@ -49,8 +49,8 @@ class Geodesic(NamedTuple):
     Attributes
     ----------
     times : array (K,)
-        The times; of a geodesic between two points the Chebyshev points of [0, 1], with 1/2 in
-        the middle.
+        The times: those asked for, or by default of a geodesic between two points the Chebyshev
+        points of [0, 1], with 1/2 in the middle.
     points, velocities : array (K, m, n)
         The matrices W(t) and their derivatives W'(t).
     length : float

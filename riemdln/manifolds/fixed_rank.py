@@ -111,8 +111,8 @@ class FixedRank(MetricManifold):
         theta(0, s_j) and theta(s_i, 0).
     logarithm : str
         What `log`, `dist` and `pair_mean` are. "geodesic": the inverse of the exponential map, the
-        distance and the middle of the geodesic, known only between points that share their column
-        or row space (see `dist`). "linear": those of the straight line, as for `FullRank`. Here
+        distance and the middle of the geodesic; where none is found they raise a `GeodesicError`
+        (see `dist`). "linear": those of the straight line, as for `FullRank`. Here
         `log` is W_b - W_a projected to the tangent space at W_a, which the retraction takes to W_b
         but for an error of third order, and `pair_mean` the matrix of rank k nearest to
         (W_a + W_b) / 2.

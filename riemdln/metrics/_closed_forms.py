@@ -104,5 +104,15 @@ def depth_two_geodesic(metric: Any, W_a: Matrix, W_b: Matrix, times: Matrix) -> 
 
 
 def _misses(metric: Any, W: Matrix, form: Matrix, length: float) -> bool:
-    """Whether a matrix is farther from its form than by rounding."""
-    return not float(metric.inner(W, W - form, W - form)) <= (_ROUNDING * length) ** 2
+    """Whether a matrix is farther from its form than by rounding.
+
+    In the metric at the form, and in all directions: `flat` leaves out those that it freezes.
+    """
+    U, s, Vt = np.linalg.svd(form, full_matrices=False)
+    error, theta = W - form, metric.kernel
+    M = U.T @ error @ Vt.T
+    square = np.sum(M**2 / theta(s[:, None], s))
+    if W.shape[0] != W.shape[1]:
+        square += np.sum((U.T @ error - M @ Vt) ** 2 / theta(s, 0 * s)[:, None])
+        square += np.sum((error @ Vt.T - U @ M) ** 2 / theta(0 * s, s))
+    return not float(square) <= (_ROUNDING * length) ** 2

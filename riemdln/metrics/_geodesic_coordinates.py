@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "EntryCoordinates",
+    "GeodesicAt",
     "GeodesicCoordinates",
     "PathAt",
     "PathCoordinates",
@@ -66,7 +67,7 @@ class PathCoordinates(Protocol):
         ...
 
     def singular_values(self, states: Vector) -> Vector:
-        """The singular values of the matrices, which these may not hold."""
+        """The singular values, also those too small for matrices of floating-point numbers."""
         ...
 
     def to_states(self, states: Vector, tangent_vectors: Vector) -> Vector:

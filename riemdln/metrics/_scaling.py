@@ -68,7 +68,8 @@ class ProductScaling:
     def __init__(self, W_a: Vector, W_b: Vector) -> None:
         self._rise = float((np.linalg.slogdet(W_b)[1] - np.linalg.slogdet(W_a)[1]) / len(W_a))
         self._size = len(W_a) ** 0.5
-        self.divisor = float(np.exp(self._rise))
+        with np.errstate(over="ignore"):
+            self.divisor = float(np.exp(self._rise))
 
     def scaled(self, times: Vector, length: float) -> Scaled | None:
         factors = np.exp(self._rise * times)
@@ -98,7 +99,7 @@ class ConeScaling:
         radii = np.linalg.norm(depth**0.5 * s ** (1 / depth), axis=-1)
         self._depth, self._radius = depth, float(radii[0])
         self._ratio = float(radii[1] / radii[0])
-        self.divisor = self._ratio**depth
+        self.divisor = float(np.exp(depth * np.log(self._ratio)))
 
     def scaled(self, times: Vector, length: float) -> Scaled | None:
         sine = length / self._radius / 2

@@ -104,7 +104,10 @@ class DeepLinearMetric(SpectralMetric):
     def known_geodesic(
         self, W_a: Array, W_b: Array, times: Array
     ) -> tuple[Array, Array, float] | None:
-        """The geodesic in closed form: see the theory page for where there is one."""
+        """The geodesic in closed form: of one row or column, aligned matrices, or one polar factor.
+
+        The first at finite depth, and the last at depth 2.
+        """
         if self.depth == 1:
             return super().known_geodesic(W_a, W_b, times)
         if min(W_a.shape) == 1 and self.depth < math.inf:
@@ -154,7 +157,8 @@ class DeepLinearMetric(SpectralMetric):
         if velocity is not None and math.isinf(self.depth):
             # No logarithm of a singular value moves faster than the geodesic. On a long way errors
             # add up, of which the more linear roots have less.
-            log_range = 2 * (log_range + float(self.inner(points[0], velocity, velocity)) ** 0.5)
+            root = self.at(points[0]).inverse_root(velocity)
+            log_range = 2 * (log_range + float(np.linalg.norm(root)))
         return RootCoordinates(self.depth, log_range, rank)
 
     def scaling(self, W_a: Array, W_b: Array, rank: int | None) -> Scaling:
