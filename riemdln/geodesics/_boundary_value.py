@@ -34,6 +34,7 @@ from riemdln.geodesics._collocation import (
 )
 from riemdln.geodesics._guesses import Guess, first_guesses, relaxed, through
 from riemdln.geodesics._initial_value import geodesic, require_full_rank
+from riemdln.geodesics._near import near_geodesic
 from riemdln.geodesics._rank_coordinates import rank_paths
 from riemdln.geodesics._results import Geodesic, GeodesicError
 from riemdln.metrics import Metric
@@ -136,8 +137,10 @@ def geodesic_between(
     if np.array_equal(W_a, W_b):
         still = W_a + 0.0 * wanted[:, None, None]
         known = still, 0.0 * still, 0.0
-    elif initial_path is None and rank is None:
-        known = metric.known_geodesic(W_a, W_b, wanted)
+    elif initial_path is None:
+        known = metric.known_geodesic(W_a, W_b, wanted) if rank is None else None
+        if known is None:
+            known = near_geodesic(metric, W_a, W_b, wanted, rank, tolerance)
     if known is None:
         found = _found(metric, W_a, W_b, times, initial_path, rank, tolerance)
     else:
@@ -351,7 +354,7 @@ def _hit(
         velocity: Any = newton_krylov(
             miss, coordinates.to_states(start, X) / size, f_tol=1e-10, maxiter=5
         )
-    except (NoConvergence, GeodesicError, NotFiniteError, np.linalg.LinAlgError):
+    except (NoConvergence, GeodesicError, NotFiniteError, ValueError, np.linalg.LinAlgError):
         return None
     hit: Matrix = coordinates.to_points(start, size * velocity)
     return hit

@@ -23,6 +23,7 @@ __all__ = [
     "along_time",
     "chebyshev_points",
     "differentiation",
+    "double_integration",
     "resample",
     "solve",
     "solve_in_steps",
@@ -66,7 +67,7 @@ def solve(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> Matri
     The equation is solved for W'' first, so that its linear part is the identity.
     """
     degree, shape = len(path) - 1, path.shape[1:]
-    first, inside, from_ends = differentiation(degree), *_double_integration(degree)
+    first, inside, from_ends = differentiation(degree), *double_integration(degree)
     straight = along_time(from_ends, path[[0, -1]])
 
     def residual(inner: Matrix) -> Matrix:
@@ -93,7 +94,7 @@ def solve(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> Matri
                     maxiter=10,
                 )
             )
-    except (NoConvergence, NotFiniteError, ZeroDivisionError, np.linalg.LinAlgError):
+    except (NoConvergence, NotFiniteError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
         return None
     return np.concatenate([path[:1], inner.reshape(-1, *shape), path[-1:]])
 
@@ -134,7 +135,7 @@ def differentiation(degree: int) -> Matrix:
 
 
 @cache
-def _double_integration(degree: int) -> tuple[Matrix, Matrix]:
+def double_integration(degree: int) -> tuple[Matrix, Matrix]:
     """The inner values of a polynomial, from its inner second derivatives and from its ends."""
     second = differentiation(degree) @ differentiation(degree)
     inside = np.linalg.inv(second[1:-1, 1:-1])

@@ -314,6 +314,8 @@ def _orthonormal(
         norm = _inner(metric, W, V, V)[..., None, None] ** 0.5
         return V / np.where(norm > 0, norm, 1.0), norm
 
+    # Whose squares are in range.
+    X, Y = (V / np.where(_size(V) > 0, _size(V), 1.0) for V in (X, Y))
     X, length = normalized(X)
     Y, _ = normalized(Y)
     # Twice, so that no rounding errors of the first time are left.

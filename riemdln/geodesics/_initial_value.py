@@ -263,7 +263,8 @@ class _Path:
         if not s[last] > self._margin:
             u, v = U[:, last], Vt[last]
             rate = max(abs(float(u @ velocity @ v)), np.finfo(float).tiny)
-            raise LowerRankError(float(self._solver.t + s[last] / rate), u, v)
+            time = float(self._solver.t + s[last] / rate)
+            raise LowerRankError(time, *self._coordinates.singular_vectors(u, v))
         M = U.T @ velocity @ Vt.T
         others = np.zeros(max(M.shape))
         others[:last] = s[:last]

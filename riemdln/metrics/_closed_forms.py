@@ -53,9 +53,10 @@ def aligned_geodesic(metric: Any, W_a: Matrix, W_b: Matrix, times: Matrix) -> Kn
         s, length = a * np.exp(t * rise), float(np.linalg.norm(rise))
         speeds = s * rise
     else:
-        root_a, rise = a ** (1 / N), b ** (1 / N) - a ** (1 / N)
-        root, length = root_a + t * rise, float(N**0.5 * np.linalg.norm(rise))
-        s, speeds = root**N, N * root ** (N - 1) * rise
+        excess = np.expm1(np.log(b / a) / N)  # of the roots, in proportion
+        length = float(N**0.5 * np.linalg.norm(a ** (1 / N) * excess))
+        s = a * np.exp(N * np.log1p(t * excess))
+        speeds = N * s * excess / (1 + t * excess)
     if _misses(metric, W_a, U * a @ Vt, length) or _misses(metric, W_b, U * b @ Vt, length):
         return None
     return (U * s[:, None, :]) @ Vt, (U * speeds[:, None, :]) @ Vt, length

@@ -90,6 +90,10 @@ class PathCoordinates(Protocol):
 class GeodesicCoordinates(PathCoordinates, Protocol):
     """Coordinates of matrices for geodesics."""
 
+    def singular_vectors(self, left: Vector, right: Vector) -> tuple[Vector, Vector]:
+        """Those of a matrix, from those of its state."""
+        ...
+
     def at(self, states: Vector) -> GeodesicAt:
         """The metric at some states."""
         ...
@@ -128,6 +132,9 @@ class EntryCoordinates:
         at: GeodesicAt = self._metric.at(states, rank=self._rank)
         return at
 
+    def singular_vectors(self, left: Vector, right: Vector) -> tuple[Vector, Vector]:
+        return left, right
+
     def keeps_rank(self, path: Vector) -> bool:
         return not self._metric.ends_at_lower_rank or _keeps_sign(path)
 
@@ -164,6 +171,8 @@ class RootCoordinates:
         At infinite depth, the range of the logarithms of all singular values on the way, about.
     rank : int or None
         The rank of the matrices, if it is not full.
+    left, right : array (m, p) and (n, q), optional
+        Orthonormal bases of spaces in which all columns and all rows lie, if these are not all.
 
     References
     ----------
@@ -171,14 +180,22 @@ class RootCoordinates:
       operators and applications to the theory of perturbations. 1965.
     """
 
-    def __init__(self, depth: float, log_range: float, rank: int | None) -> None:
+    def __init__(
+        self,
+        depth: float,
+        log_range: float,
+        rank: int | None,
+        left: Vector | None = None,
+        right: Vector | None = None,
+    ) -> None:
         self.depth, self.rank = depth, rank
+        self._left, self._right = left, right
         # At infinite depth the roots are nearly linear in the logarithms, and of one size.
         self.order = max(8.0, 2 * log_range) if math.isinf(depth) else depth
         self._unit = self.order if math.isinf(depth) else depth**0.5
 
     def states(self, points: Vector) -> Vector:
-        U, s, Vt = np.linalg.svd(points, full_matrices=False)
+        U, s, Vt = np.linalg.svd(self._within(points), full_matrices=False)
         roots = self._unit * s[..., None, : self.rank] ** (1 / self.order)
         return (U[..., : self.rank] * roots) @ Vt[..., : self.rank, :]
 
@@ -186,24 +203,40 @@ class RootCoordinates:
         U, roots, Vt = np.linalg.svd(states, full_matrices=False)
         s = self.powers(roots[..., None, : self.rank])
         with np.errstate(invalid="ignore"):  # of infinite singular values
-            return (U[..., : self.rank] * s) @ Vt[..., : self.rank, :]
+            return self._beyond((U[..., : self.rank] * s) @ Vt[..., : self.rank, :])
 
     def singular_values(self, states: Vector) -> Vector:
         return self.powers(np.linalg.svd(states, compute_uv=False))
 
     def to_states(self, states: Vector, tangent_vectors: Vector) -> Vector:
         at = self.at(states)
-        return at.spread(at.gathered(tangent_vectors) / at.differences_of_points)
+        return at.spread(at.gathered(self._within(tangent_vectors)) / at.differences_of_points)
 
     def to_points(self, states: Vector, velocities: Vector) -> Vector:
         at = self.at(states)
-        return at.spread(at.gathered(velocities) * at.differences_of_points)
+        return self._beyond(at.spread(at.gathered(velocities) * at.differences_of_points))
+
+    def singular_vectors(self, left: Vector, right: Vector) -> tuple[Vector, Vector]:
+        return (
+            left if self._left is None else self._left @ left,
+            right if self._right is None else self._right @ right,
+        )
 
     def at(self, states: Vector) -> _RootAt:
         return _RootAt(self, states)
 
     def keeps_rank(self, path: Vector) -> bool:
         return _keeps_sign(path)
+
+    def _within(self, matrices: Vector) -> Vector:
+        """Matrices in the bases."""
+        matrices = matrices if self._left is None else self._left.T @ matrices
+        return matrices if self._right is None else matrices @ self._right
+
+    def _beyond(self, matrices: Vector) -> Vector:
+        """Matrices from those in the bases."""
+        matrices = matrices if self._left is None else self._left @ matrices
+        return matrices if self._right is None else matrices @ self._right.T
 
     def powers(self, roots: Vector) -> Vector:
         """The singular values of roots."""

@@ -150,7 +150,7 @@ class DeepLinearMetric(SpectralMetric):
         rank : int or None
             The rank of the matrices, if it is not full.
         """
-        if self.depth == 1:
+        if not _has_roots(self.depth):
             return super().geodesic_coordinates(points, velocity, rank)
         s = np.linalg.svd(points, compute_uv=False)[:, :rank]
         log_range = float(np.log(np.max(s) / np.min(s)))
@@ -159,7 +159,10 @@ class DeepLinearMetric(SpectralMetric):
             # add up, of which the more linear roots have less.
             root = self.at(points[0]).inverse_root(velocity)
             log_range = 2 * (log_range + float(np.linalg.norm(root)))
-        return RootCoordinates(self.depth, log_range, rank)
+        # Matrices whose columns and rows lie in given spaces are totally geodesic.
+        matrices = points if velocity is None else [*points, velocity]
+        left, right = _basis(np.hstack(list(matrices))), _basis(np.vstack(list(matrices)).T)
+        return RootCoordinates(self.depth, log_range, rank, left, right)
 
     def scaling(self, W_a: Array, W_b: Array, rank: int | None) -> Scaling:
         """How geodesics follow from those between matrices of one size: by a cone or a product.
@@ -171,7 +174,7 @@ class DeepLinearMetric(SpectralMetric):
         rank : int or None
             The rank of the matrices, if it is not full.
         """
-        if self.depth == 1:
+        if not _has_roots(self.depth):
             return super().scaling(W_a, W_b, rank)
         if math.isinf(self.depth):
             return ProductScaling(W_a, W_b)
@@ -351,3 +354,14 @@ class DeepLinearMetric(SpectralMetric):
         if p.Up is not None:
             moves[-1] = moves[-1] + p.Up * powers[0]
         return moves
+
+
+def _has_roots(depth: float) -> bool:
+    """Whether roots of the depth, or of infinite depth, are good coordinates for geodesics."""
+    # At depth 1 entries are. Roots of a great order lose digits, as they are nearly equal.
+    return 1 < depth <= 1e4 or math.isinf(depth)
+
+
+def _basis(matrix: Array) -> Array:
+    """Orthonormal columns that span those of a matrix with more rows than columns, else None."""
+    return np.linalg.qr(matrix)[0] if matrix.shape[0] > matrix.shape[1] else None
