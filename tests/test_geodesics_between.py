@@ -2,11 +2,12 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
 
-from riemdln import DeepLinearMetric, FullRank
+from riemdln import DeepLinearMetric, FixedRank, FullRank
 from riemdln.geodesics import (
     GeodesicError,
     LowerRankError,
@@ -449,3 +450,104 @@ def test_points_of_any_size_take_the_same_work(rng, depth, monkeypatch):
             np.testing.assert_allclose(
                 exponential(metric, a, far.velocities[0]), c * b, rtol=0, atol=1e-6 * c
             )
+
+
+@pytest.mark.parametrize("distance", [1e-5, 1e-8, 1e-13])
+@pytest.mark.parametrize("depth", [1.5, 2, 1000, math.inf])
+def test_near_points_are_as_far_apart_as_the_metric_says(rng, depth, distance):
+    metric, (a, X) = DeepLinearMetric(depth), rng.standard_normal((2, 3, 3))
+    b = a + distance * X
+    step = b - a
+    expected = metric.inner((a + b) / 2, step, step) ** 0.5  # up to the square of the distance
+    found = geodesic_between(metric, a, b, [0.0, 0.5, 1.0])
+    assert found.length == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_allclose(found.velocities[1], step, rtol=0, atol=1e-3 * distance)
+
+
+def test_near_points_of_lower_rank_are_as_far_apart_as_the_metric_says(rng):
+    manifold = FixedRank(5, 4, 2, DeepLinearMetric(2), rng=1)
+    point = manifold.random_point()
+    X = 1e-7 * manifold.random_tangent_vector(point)
+    end = manifold.retraction(point, X)
+    assert manifold.dist(point, end) == pytest.approx(1e-7, rel=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1e5, 1e9])
+def test_great_depths_tend_to_infinite_depth(rng, depth):
+    a, b = gaussian_pair(rng, 2, 2)
+    # g^N is g_inf / N up to terms of the order 1 / N^2.
+    expected = geodesic_between(INFINITE, a, b).length
+    found = geodesic_between(DeepLinearMetric(depth), a, b).length * depth**0.5
+    assert found == pytest.approx(expected, rel=10 / depth + 1e-8)
+
+
+@pytest.mark.parametrize("depth", [1e3, 1e12])
+def test_aligned_matrices_at_great_depth(depth):
+    found = geodesic_between(DeepLinearMetric(depth), np.diag([3.0, 1.0]), np.diag([5.0, 1.25]))
+    with mpmath.workdps(40):
+        roots = [mpmath.mpf(s) ** (1 / mpmath.mpf(depth)) for s in (3, 1, 5, 1.25)]
+        gaps = roots[2] - roots[0], roots[3] - roots[1]
+        expected = float(mpmath.sqrt(depth) * mpmath.hypot(*gaps))
+    assert found.length == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("depth", [4, math.inf])
+def test_small_blocks_that_turn_are_not_aligned(depth):
+    # Among small singular values alone flat is frozen beside the large one.
+    small = 1e-11 if depth == 4 else 1e-9
+    metric, Q = DeepLinearMetric(depth), rotation(1.0)
+    blocks = np.diag([2.0, 1.0]) * small, Q @ np.diag([3.0, 1.0]) @ Q.T * small
+    whole = [scipy.linalg.block_diag(1.0, block) for block in blocks]
+    expected = geodesic_between(metric, *blocks).length
+    assert geodesic_between(metric, *whole).length == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_tall_matrices_are_joined_in_the_span_of_their_columns(rng, transpose):
+    metric, (a, b) = DeepLinearMetric(3), rng.standard_normal((2, 6, 2))
+    Q = np.linalg.qr(rng.standard_normal((60, 6)))[0]
+    tall = [(Q @ W).T if transpose else Q @ W for W in (a, b)]
+    found = geodesic_between(metric, *tall)
+    assert found.length == pytest.approx(geodesic_between(metric, a, b).length, rel=1e-9)
+    assert_geodesic(metric, found, *tall)
+    with pytest.raises(LowerRankError) as info:
+        geodesic(metric, tall[0], -3 * tall[0], [0.0, 2.0])  # s^{1/3} goes as 1 - t
+    assert info.value.time == pytest.approx(1.0, rel=1e-6)
+    U, _, Vt = np.linalg.svd(tall[0], full_matrices=False)
+    np.testing.assert_allclose(
+        np.abs([info.value.left @ U, info.value.right @ Vt.T]), np.eye(2)[[1, 1]], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
+@pytest.mark.parametrize("share", [0.999, 0.9999, -0.999])
+def test_near_a_half_turn_the_shorter_way_is_taken(depth, share):
+    # As in the test of the cone: the other way round is longer by a thousandth or less.
+    angle = abs(share) * np.pi
+    found = geodesic_between(DeepLinearMetric(depth), np.eye(2), rotation(share * np.pi))
+    if math.isinf(depth):
+        expected = 2**0.5 * angle
+    else:
+        expected = (8 * depth) ** 0.5 * math.sin(angle / 2 / depth)
+    assert found.length == pytest.approx(expected, rel=1e-9)
+
+
+def test_matrices_of_a_higher_rank_are_refused(rng):
+    a, b = rng.standard_normal((2, 3, 3))
+    for call in (
+        lambda: geodesic_between(DeepLinearMetric(3), a, b, rank=2),
+        lambda: geodesic(DeepLinearMetric(3), a, b, [0.0, 1.0], rank=2),
+    ):
+        with pytest.raises(GeodesicError, match="point is of a rank above 2"):
+            call()
+    with pytest.raises(ValueError, match="^rank must be at most"):
+        geodesic_between(DeepLinearMetric(3), a, b, rank=4)
+
+
+def test_the_ends_of_a_first_guess_are_those_of_small_matrices_too():
+    a, b = np.diag([1.0, 4.0]) * 1e-10, np.array([[4.0, 1.0], [1.0, 9.0]]) * 1e-10
+    metric = DeepLinearMetric(2)
+    with pytest.raises(ValueError, match="initial_path must go from W_a to W_b"):
+        geodesic_between(metric, a, b, initial_path=np.array([2 * a, (a + b) / 2, 3 * b]))
+    with pytest.raises(GeodesicError, match="sizes of the points are too far apart"):
+        geodesic_between(INFINITE, np.eye(2) * 1e-160, np.array([[1.0, 0], [2, 1]]) * 1e150)

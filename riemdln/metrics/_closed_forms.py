@@ -48,12 +48,14 @@ def aligned_geodesic(metric: Any, W_a: Matrix, W_b: Matrix, times: Matrix) -> Kn
     if np.any(np.subtract.outer(a, a) * np.subtract.outer(b, b) < 0):
         return None
     N, t = metric.depth, times[:, None]
+    with np.errstate(over="ignore", divide="ignore"):
+        rise = np.log(b / a)  # which keeps digits that the difference of logarithms may lose
+    rise = np.where(np.isfinite(rise), rise, np.log(b) - np.log(a))
     if math.isinf(N):
-        rise = np.log(b / a)
-        s, length = a * np.exp(t * rise), float(np.linalg.norm(rise))
+        s, length = np.exp(np.log(a) + t * rise), float(np.linalg.norm(rise))
         speeds = s * rise
     else:
-        excess = np.expm1(np.log(b / a) / N)  # of the roots, in proportion
+        excess = np.expm1(rise / N)  # of the roots, in proportion
         length = float(N**0.5 * np.linalg.norm(a ** (1 / N) * excess))
         s = a * np.exp(N * np.log1p(t * excess))
         speeds = N * s * excess / (1 + t * excess)
