@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(60)
 
 PAGE = Path(__file__).parents[1] / "docs" / "guide" / "cluster.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-SWEEP, ON_CORES, ON_DASK, ON_RAY, _ = BLOCKS
+SWEEP, ON_CORES, _PAIRS, ON_DASK, ON_RAY, _ = BLOCKS
 
 
 @pytest.fixture(scope="module")
