@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -169,24 +169,26 @@ def _found(
         )
     ambient = metric.geodesic_coordinates(ends, None, rank)
     states = ambient.states(ends)
-    best = None
     ways: Iterable[tuple[PathCoordinates, list[Guess]]]
-    if rank is None:
-        guesses = first_guesses(ambient, *states, keep_rank=metric.ends_at_lower_rank)
-        ways = [(ambient, guesses)]
-    else:
+    if initial_path is not None:
+        sizes = scaling.divisor ** np.linspace(0, 1, len(initial_path))
+        initial_path = initial_path / sizes[:, None, None]
+    if rank is not None:
         paths = rank_paths(ambient, states[0], states[1], rank)
         ways = ((coordinates, [guess]) for coordinates, guess in paths)
+    elif initial_path is not None:
+        ways = [(ambient, [])]
+    else:
+        keep_rank = metric.ends_at_lower_rank
+        ways = [(ambient, first_guesses(ambient, *states, keep_rank=keep_rank))]
+    best = None
     for coordinates, guesses in ways:
         if initial_path is not None:
-            sizes = scaling.divisor ** np.linspace(0, 1, len(initial_path))
-            guesses = [through(coordinates.states(initial_path / sizes[:, None, None]))]
+            guesses = [through(coordinates.states(initial_path))]
         best = _shortest(coordinates, _rough_geodesics(coordinates, guesses), tolerance)
-        if initial_path is not None or (
-            best is not None and _variation(coordinates, best) <= tolerance
-        ):
+        if initial_path is not None or (best is not None and best.variation <= tolerance):
             break
-    if rank is None and (best is None or _variation(coordinates, best) > tolerance):
+    if rank is None and (best is None or best.variation > tolerance):
         polylines = _relaxed_geodesics(ambient, guesses)
         best = _shortest(coordinates, polylines, tolerance, best)
     if best is None:
@@ -196,40 +198,36 @@ def _found(
             f"{_spectrum(W_a)} and {_spectrum(W_b)}"
         )
     if times is None:
-        times = chebyshev_points(len(best) - 1).copy()
-    velocities = along_time(differentiation(len(best) - 1), best)
-    variation = _variation(coordinates, best)
-    is_shot = variation > tolerance
-    if is_shot:
-        X = coordinates.to_points(best[0], velocities[0])
-        hit = _hit(metric, coordinates, ends[0], ends[1], X, rank)
+        times = chebyshev_points(len(best.states) - 1).copy()
+    velocities = along_time(differentiation(len(best.states) - 1), best.states)
+    hit, length = None, best.square_length**0.5
+    if best.variation > tolerance:
+        hit = _hit(metric, coordinates, ends[0], best.states, velocities[0], rank)
         if hit is None:
             raise GeodesicError(
                 "no geodesic was found between the points: with a polynomial of degree "
-                f"{len(best) - 1} the squared speed varies by {variation:.1e}, the tolerance "
-                f"is {tolerance:g}, and shooting did not converge. "
-                + _nearest(coordinates, best, rank)
+                f"{len(best.states) - 1} the squared speed varies by {best.variation:.1e}, the "
+                f"tolerance is {tolerance:g}, and shooting did not converge. "
+                + _nearest(coordinates, best.states, rank)
             )
-        length = geodesic(metric, W_a, hit, [0.0, 1.0], rank=rank).length
-    else:
-        length = _square_length(coordinates, best) ** 0.5
+        length = float(coordinates.at(best.states[0]).inner(hit, hit)) ** 0.5
     scaled = scaling.scaled(times, length)
     if scaled is None:
         raise GeodesicError(
             "no geodesic joins the points: they are at an angle of more than a half turn in the "
             "cone of all multiples of matrices, so that the shortest way leads through zero"
         )
-    if is_shot:
+    if hit is not None:
         inner, index = np.unique(np.clip(scaled.times, 0, 1), return_inverse=True)
-        shot = geodesic(metric, W_a, hit, np.union1d([0.0], inner), rank=rank)
+        X = coordinates.to_points(best.states[0], hit)
+        shot = geodesic(metric, W_a, X, np.union1d([0.0], inner), rank=rank)
         kept = np.searchsorted(shot.times, inner)[index]
         points, tangent_vectors = shot.points[kept], shot.velocities[kept]
     else:
-        states, velocities = resample(best, scaled.times), resample(velocities, scaled.times)
-        points, tangent_vectors = (
-            coordinates.points(states),
-            coordinates.to_points(states, velocities),
-        )
+        states = resample(best.states, scaled.times)
+        velocities = resample(velocities, scaled.times)
+        points = coordinates.points(states)
+        tangent_vectors = coordinates.to_points(states, velocities)
     rates, factors, growths = (
         value[:, None, None] for value in (scaled.rates, scaled.factors, scaled.growths)
     )
@@ -238,6 +236,22 @@ def _found(
     # As they were given, and not as the roots have them.
     points[times == 0], points[times == 1] = W_a, W_b
     return Geodesic(times, points, tangent_vectors, scaled.length)
+
+
+class _Path(NamedTuple):
+    """States at Chebyshev points, the square of their length and how the squared speed varies."""
+
+    states: Matrix
+    square_length: float
+    variation: float
+
+
+def _measured(coordinates: PathCoordinates, states: Matrix) -> _Path:
+    squares = squared_speeds(coordinates, states)
+    mean = float(np.mean(squares))
+    if np.max(np.ptp(states, axis=0)) <= 1e-13 * np.max(np.abs(states)):  # it stays where it is
+        return _Path(states, mean, 0.0)
+    return _Path(states, mean, float(np.ptp(squares)) / mean)
 
 
 def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> list[Matrix]:
@@ -253,7 +267,7 @@ def _rough_geodesics(coordinates: PathCoordinates, guesses: list[Guess]) -> list
             if path is not None:
                 found.append(path)
                 break
-    return sorted(found, key=lambda path: _square_length(coordinates, path))
+    return sorted(found, key=lambda path: _measured(coordinates, path).square_length)
 
 
 def _relaxed_geodesics(coordinates: GeodesicCoordinates, guesses: list[Guess]) -> Iterator[Matrix]:
@@ -280,69 +294,56 @@ def _shortest(
     coordinates: PathCoordinates,
     rough: Iterable[Matrix],
     tolerance: float,
-    best: Matrix | None = None,
-) -> Matrix | None:
+    best: _Path | None = None,
+) -> _Path | None:
     """The shortest geodesic that rough ones lead to, or what comes nearest to one."""
 
-    def order(path: Matrix) -> tuple[float, float]:
-        variation = _variation(coordinates, path)
-        return (variation if variation > tolerance else 0.0, _square_length(coordinates, path))
+    def order(path: _Path) -> tuple[float, float]:
+        return path.variation if path.variation > tolerance else 0.0, path.square_length
 
-    for start in rough:
-        if best is not None and order(best)[0] == 0 and not _rivals(coordinates, start, best):
+    for states in rough:
+        start = _measured(coordinates, states)
+        if best is not None and best.variation <= tolerance and not _rivals(start, best):
             continue
         path = _refined(coordinates, start, tolerance)
-        if coordinates.keeps_rank(path) and (best is None or order(path) < order(best)):
+        if coordinates.keeps_rank(path.states) and (best is None or order(path) < order(best)):
             best = path
     return best
 
 
-def _rivals(coordinates: PathCoordinates, rough: Matrix, path: Matrix) -> bool:
+def _rivals(rough: _Path, path: _Path) -> bool:
     """Whether a rough geodesic is another one, and may be shorter."""
-    lengths = [_square_length(coordinates, p) for p in (rough, path)]
-    apart = np.max(np.abs(rough - resample(path, chebyshev_points(len(rough) - 1))))
-    return lengths[0] < 1.05 * lengths[1] and bool(apart > 0.1 * np.max(np.abs(path)))
+    there = resample(path.states, chebyshev_points(len(rough.states) - 1))
+    apart = np.max(np.abs(rough.states - there)) > 0.1 * np.max(np.abs(path.states))
+    return rough.square_length < 1.05 * path.square_length and bool(apart)
 
 
-def _refined(coordinates: PathCoordinates, path: Matrix, tolerance: float) -> Matrix:
+def _refined(coordinates: PathCoordinates, path: _Path, tolerance: float) -> _Path:
     """The path at a degree that is high enough, as far as Newton's method gets."""
-    variation = _variation(coordinates, path)
     for degree in DEGREES:
+        least = len(path.states) - 1
         # A rough solution that is far from the tolerance is so for its low degree.
-        if degree < len(path) - 1 or (degree == len(path) - 1 and variation > 1e3 * tolerance):
+        if degree < least or (degree == least and path.variation > 1e3 * tolerance):
             continue
-        finer = solve(coordinates, resample(path, chebyshev_points(degree)), 1e-11)
+        finer = solve(coordinates, resample(path.states, chebyshev_points(degree)), 1e-11)
         if finer is None:
             break
-        path, variation = finer, _variation(coordinates, finer)
-        if variation <= tolerance:
+        path = _measured(coordinates, finer)
+        if path.variation <= tolerance:
             break
     return path
-
-
-def _square_length(coordinates: PathCoordinates, path: Matrix) -> float:
-    """The square of the length of a path of constant speed."""
-    return float(np.mean(squared_speeds(coordinates, path)))
-
-
-def _variation(coordinates: PathCoordinates, path: Matrix) -> float:
-    """How much the squared speed varies along a path, relatively."""
-    if np.max(np.ptp(path, axis=0)) <= 1e-13 * np.max(np.abs(path)):  # it stays where it is
-        return 0.0
-    squares = squared_speeds(coordinates, path)
-    return float(np.ptp(squares) / np.mean(squares))
 
 
 def _hit(
     metric: Metric,
     coordinates: PathCoordinates,
     W_a: Matrix,
-    W_b: Matrix,
-    X: Matrix,
+    path: Matrix,
+    velocity: Matrix,
     rank: int | None,
 ) -> Matrix | None:
-    """The velocity near X with which a geodesic from the first point hits the second one."""
-    start, target = coordinates.states(np.stack([W_a, W_b]))
+    """The velocity of the state, near a given one, with which a geodesic hits the path's end."""
+    start, target = path[0], path[-1]
     size = float(np.max(np.abs(target - start)))
 
     def miss(velocity: Any) -> Any:
@@ -351,12 +352,10 @@ def _hit(
         return (coordinates.states(end) - target) / size
 
     try:
-        velocity: Any = newton_krylov(
-            miss, coordinates.to_states(start, X) / size, f_tol=1e-10, maxiter=5
-        )
+        found: Any = newton_krylov(miss, velocity / size, f_tol=1e-10, maxiter=5)
     except (NoConvergence, GeodesicError, NotFiniteError, ValueError, np.linalg.LinAlgError):
         return None
-    hit: Matrix = coordinates.to_points(start, size * velocity)
+    hit: Matrix = size * found
     return hit
 
 

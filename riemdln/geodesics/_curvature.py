@@ -17,6 +17,7 @@ from riemdln._arrays import (
     matching_matrix,
     to_numpy,
 )
+from riemdln._differences import CENTRAL_SIXTH
 from riemdln._frame import singular_frame
 from riemdln.metrics import Metric
 from riemdln.metrics.metric import checked_point
@@ -24,10 +25,6 @@ from riemdln.metrics.metric import checked_point
 __all__ = ["curvature", "ricci_curvature", "scalar_curvature", "sectional_curvature"]
 
 Matrix = NDArray[np.floating[Any]]
-
-# The derivative at 0 is, up to the sixth order of the step h, the sum of weight
-# (f(place h) - f(-place h)) / h.
-_SIXTH_ORDER = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
 
 # The steps of differences, relative to W, in the order in which they are tried, and the estimated
 # relative errors that are good enough to try no other and that are not too large to be given.
@@ -259,7 +256,7 @@ def _by_differences(metric: Metric, W: Matrix, X: Matrix, Y: Matrix, Z: Matrix) 
             continue  # the step leads to where there is no metric
         odd = dict(zip(places, ahead - behind, strict=True))
         fine, coarse = (
-            sum(w * odd[k * place] for place, w in _SIXTH_ORDER) / (k * half) for k in (1, 2)
+            sum(w * odd[k * place] for place, w in CENTRAL_SIXTH) / (k * half) for k in (1, 2)
         )
         level = _size(fine) + _size(products) + np.max(_size(ahead), axis=0) / unit
         found = _size(fine - coarse) / np.where(level > 0, level, 1.0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
-from scipy.linalg import schur
+from scipy.linalg import polar, schur
 from scipy.optimize import minimize
 
 from riemdln.metrics._geodesic_coordinates import GeodesicCoordinates
@@ -65,7 +65,7 @@ def polar_paths(a: Matrix, b: Matrix) -> list[Guess]:
     """
     if a.shape[0] < a.shape[1]:
         return [_transposed(path) for path in polar_paths(a.T, b.T)]
-    (Q_a, H_a), (Q_b, H_b) = (_polar_factors(state) for state in (a, b))
+    (Q_a, H_a), (Q_b, H_b) = polar(a), polar(b)
 
     def path(turn: Guess) -> Guess:
         def at_times(times: Matrix) -> Matrix:
@@ -140,11 +140,6 @@ def _polyline_energy(coordinates: GeodesicCoordinates, nodes: Matrix) -> tuple[f
     gradient[1:] += intervals * p - pull
     gradient[:-1] -= intervals * p + pull
     return intervals / 2 * float(np.sum(p * steps)), gradient
-
-
-def _polar_factors(state: Matrix) -> tuple[Matrix, Matrix]:
-    U, s, Vt = np.linalg.svd(state, full_matrices=False)
-    return U @ Vt, Vt.T * s @ Vt
 
 
 def _transposed(path: Guess) -> Guess:

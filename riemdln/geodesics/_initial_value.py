@@ -147,7 +147,8 @@ def geodesic(
     else:
         momentum = at.flat(velocity)
         at.sharp_derivative_adjoint(momentum, momentum)  # says what is wrong with derivatives
-        path = _Path(metric, coordinates, rank, state, velocity, times, rtol, max_evaluations)
+        size = max(float(np.linalg.norm(state)), duration * float(np.linalg.norm(velocity)))
+        path = _Path(metric, coordinates, rank, state, momentum, size, times, rtol, max_evaluations)
         points, velocities = path.followed()
     return Geodesic(times, like(given, points), like(given, velocities), duration * speed)
 
@@ -176,16 +177,15 @@ class _Path:
         coordinates: GeodesicCoordinates,
         rank: int | None,
         state: Matrix,
-        velocity: Matrix,
+        momentum: Matrix,
+        size: float,
         times: Matrix,
         rtol: float,
         max_evaluations: int,
     ) -> None:
         self._coordinates, self._rank, self._times = coordinates, rank, times
         self._ends, self._most = metric.ends_at_lower_rank, max_evaluations
-        momentum = coordinates.at(state).flat(velocity)
-        duration, smallest = times[-1] - times[0], self._singular_values(state)[-1]
-        size = max(float(np.linalg.norm(state)), duration * float(np.linalg.norm(velocity)))
+        smallest = np.linalg.svd(state, compute_uv=False)[:rank][-1]
         # Where what leaves the column or the row space turns about lower rank, the turn is lost in
         # rounding errors below the first margin. The last singular value may start near zero.
         can_leave = state.shape[0] != state.shape[1] or rank not in (None, len(state))
@@ -272,6 +272,3 @@ class _Path:
         m, n = M.shape
         rates = np.concatenate([np.abs(M[last]) / reach[:n], np.abs(M[:, last]) / reach[:m]])
         return float(0.5 / max(np.max(rates), np.finfo(float).tiny))
-
-    def _singular_values(self, state: Matrix) -> Matrix:
-        return np.linalg.svd(state, compute_uv=False)[: self._rank]

@@ -35,9 +35,10 @@ def near_geodesic(
     Picard's iteration solves W'' = -Gamma_W(W', W') for W(t) - W_a. None where the points are too
     far apart for it, or the metric is flat.
     """
-    coordinates: PathCoordinates = EntryCoordinates(metric, rank)
+    entries = EntryCoordinates(metric, rank)
+    coordinates: PathCoordinates = entries
     if rank is not None:
-        coordinates = next(rank_paths(EntryCoordinates(metric, rank), W_a, W_b, rank))[0]
+        coordinates = next(rank_paths(entries, W_a, W_b, rank))[0]
     start, step = coordinates.states(W_a), coordinates.states(W_b - W_a)
     straight = chebyshev_points(_DEGREE)[:, None, None] * step
     first, (inside, _) = differentiation(_DEGREE), double_integration(_DEGREE)

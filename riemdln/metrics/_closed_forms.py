@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import polar
 
 __all__ = ["aligned_geodesic", "depth_two_geodesic"]
 
@@ -96,8 +97,7 @@ def depth_two_geodesic(metric: Any, W_a: Matrix, W_b: Matrix, times: Matrix) -> 
     if not np.all(values > 0):
         return None
     L_a, root_b = Vt.T * s**0.5 @ Vt, vectors * values**0.5 @ vectors.T
-    left, _, right = np.linalg.svd(root_b @ L_a)
-    step = root_b @ left @ right - L_a
+    step = root_b @ polar(root_b @ L_a)[0] - L_a
     length = float(2**0.5 * np.linalg.norm(step))
     if _misses(metric, W_b, Q @ root_b @ root_b, length):
         return None
