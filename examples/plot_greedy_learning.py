@@ -4,7 +4,7 @@ Greedy learning: from a tiny start, one rank after the other
 
 A run from near zero learns the strongest mode first and rests at the critical point of rank one,
 then at that of rank two, and so on. The smaller the start, the closer it passes these saddles, and
-the longer it stays at each, as theory predicts over thirty orders of magnitude.
+the longer it stays at each, as theory predicts over twenty to thirty orders of magnitude.
 
 .. image:: images/sphx_glr_plot_greedy_learning_001.png
    :alt: Singular values by start size, distances to saddles, effective ranks, escape times

@@ -16,6 +16,7 @@ from riemdln import (
     FullRank,
     critical_points,
     escape_time,
+    gradient_flow,
     network_flow,
 )
 from tests.conftest import random_matrix
@@ -326,3 +327,89 @@ def test_escape_times_take_arrays():
     times = escape_time([[1e-3], [1e-6]], [1.0, 2.0, 3.0], 2)
     x = np.array([[1e-3], [1e-6]]) / [1.0, 2.0, 3.0]
     np.testing.assert_allclose(times, np.log((1 - x) / x) / (2 * np.array([1.0, 2.0, 3.0])))
+
+
+def whitened_problem(target, depth):
+    manifold = FullRank(*target.shape, DeepLinearMetric(depth))
+
+    @pymanopt.function.autograd(manifold)
+    def cost(W):
+        return anp.sum((W - target) ** 2, axis=(-2, -1)) / 2
+
+    return pymanopt.Problem(manifold, cost)
+
+
+def orthonormal(rng, m, n):
+    return np.linalg.qr(rng.standard_normal((m, n)))[0]
+
+
+SIGMA = np.array([3.0, 2.0, 1.0])
+
+
+def time_to_leave(rng, depth, rank, size, *, turned=True, **options):
+    """When a flow that starts near a critical point has learned half of the next mode."""
+    U, V = orthonormal(rng, 4 if turned else 3, 3), orthonormal(rng, 3, 3)
+    turn = orthonormal(rng, 3 - rank, 3 - rank) if turned else np.eye(3 - rank)
+    start = (
+        np.c_[U[:, :rank], U[:, rank:] @ turn],
+        np.r_[SIGMA[:rank], size * np.linspace(1.0, 0.7, 3 - rank)],
+        V.T,
+    )
+    time = escape_time(size, SIGMA[rank], depth)
+    return gradient_flow(
+        whitened_problem(U * SIGMA @ V.T, depth),
+        start,
+        [0.0, 20 * time],
+        stop=lambda time, W, cost, norm: W.s[rank] >= SIGMA[rank] / 2,
+        **options,
+    ).times[-1]
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_flows_leave_zero_by_the_law_over_twenty_orders_of_magnitude(depth):
+    early, late = (
+        time_to_leave(np.random.default_rng(0), depth, 0, size, rtol=1e-6) for size in (1e-2, 1e-22)
+    )
+    decades = np.log(1e20)
+    if depth == 2:
+        assert (late - early) / decades == pytest.approx(1 / (2 * SIGMA[0]), rel=1e-2)
+    else:
+        assert np.log(late / early) / decades == pytest.approx(1 - 2 / depth, rel=1e-2)
+
+
+@pytest.mark.parametrize(("depth", "sizes"), [(2, (1e-4, 1e-24)), (3, (1e-4, 1e-14))])
+def test_flows_leave_a_saddle_of_rank_one_by_the_law(depth, sizes):
+    early, late = (
+        time_to_leave(np.random.default_rng(0), depth, 1, size, method="CVODE", rtol=1e-6)
+        for size in sizes
+    )
+    decades = np.log(sizes[0] / sizes[1])
+    if depth == 2:
+        assert (late - early) / decades == pytest.approx(1 / (2 * SIGMA[1]), rel=1e-2)
+    else:
+        assert np.log(late / early) / decades == pytest.approx(1 / 3, rel=1e-2)
+
+
+@pytest.mark.parametrize("depth", [2, 2.5, 3, 5, math.inf])
+def test_aligned_flows_take_the_escape_time(depth, rng):
+    size = 1e-3
+    time = time_to_leave(rng, depth, 0, size, turned=False)
+    assert time == pytest.approx(escape_time(size, SIGMA[0], depth), rel=1e-5)
+
+
+def test_runs_from_near_zero_pass_the_saddles_at_distances_by_a_power(rng):
+    sigma = np.array([4.0, 2.0, 1.0])
+    U, V = orthonormal(rng, 4, 3), orthonormal(rng, 3, 3)
+    target = U * sigma @ V.T
+    passed = critical_points(target, depth=2, modes=[range(1), range(2)])
+    saddles = np.array([point.point for point in passed])
+    u, v = orthonormal(rng, 4, 3), orthonormal(rng, 3, 3)
+    distances = []
+    for size in (1e-12, 1e-24):
+        times = np.r_[0, np.log(1 / size) / (sigma[:2] + sigma[1:])]
+        start = u, size * np.array([1.0, 0.8, 0.6]), v.T
+        flow = gradient_flow(whitened_problem(target, 2), start, times)
+        points = np.array([u * s @ vt for u, s, vt in flow.points[1:]])
+        distances.append(np.linalg.norm(points - saddles, axis=(1, 2)))
+    powers = np.log(distances[0] / distances[1]) / np.log(1e12)
+    np.testing.assert_allclose(powers, [1 / 3, 1 / 3], rtol=1e-2)
