@@ -19,7 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import tanhsinh
 from scipy.special import boxcox
 
-from riemdln._arrays import finite_array, finite_matrix, integer, real_depth, real_number, to_numpy
+from riemdln._arrays import (
+    finite_array,
+    finite_matrix,
+    integer,
+    limits,
+    real_depth,
+    real_number,
+    to_numpy,
+)
 from riemdln.metrics import DeepLinearMetric
 
 __all__ = ["CriticalPoint", "critical_points", "escape_time"]
@@ -111,11 +119,12 @@ def critical_points(
     modes : iterable of iterables of int, optional
         The sets of modes to take, such as ``[[], [0], [0, 1]]``, which a run from near zero comes
         by. By default all 2^r sets are taken, one when asked for the next, from low rank to high.
-        At depth 1 this is ignored unless given, as there is one critical point, of all modes.
+        At depth 1 there is the set of all modes alone.
 
     Returns
     -------
     iterator of CriticalPoint
+        Their points are NumPy arrays of float64, whatever library and dtype the target has.
 
     Raises
     ------
@@ -174,12 +183,14 @@ class _Network:
     """Least squares in the frame of its modes, for layers of one depth and width."""
 
     def __init__(self, target: Any, inputs: Any, depth: Any, width: Any) -> None:
-        Y = to_numpy(finite_matrix("target", target)).astype(np.float64)
+        Y = to_numpy(finite_matrix("target", target))
+        eps = limits(Y).eps
         self._depth = integer("depth", depth)
         if inputs is None:
             self._root, self._fitted, residual = np.eye(Y.shape[1]), Y, 0.0
         else:
-            X = to_numpy(finite_matrix("inputs", inputs)).astype(np.float64)
+            X = to_numpy(finite_matrix("inputs", inputs))
+            eps = max(eps, limits(X).eps)
             if X.shape[1] != Y.shape[1]:
                 raise ValueError(
                     "inputs must have as many columns as target, one for each example, got shapes "
@@ -191,11 +202,11 @@ class _Network:
                     f"solution, got rank {np.linalg.matrix_rank(X)}"
                 )
             # X = root Q^T, so that |W X - Y|^2 = |W root - Y Q|^2 + |Y - Y Q Q^T|^2.
-            Q, R = np.linalg.qr(X.T)
+            Q, R = np.linalg.qr(X.T.astype(np.float64))
             self._root, self._fitted = R.T, Y @ Q
             residual = float(np.linalg.norm(Y - self._fitted @ Q.T))
-        self._U, sigma, Pt = np.linalg.svd(self._fitted)
-        self._rounding = max(Y.shape) * np.finfo(float).eps * sigma[0]
+        self._U, sigma, Pt = np.linalg.svd(self._fitted.astype(np.float64))
+        self._rounding = max(Y.shape) * eps * np.linalg.norm(Y, 2)
         self._sigma = sigma[sigma > self._rounding]
         # The least-squares solution is U diag(sigma) P^T root^-1: of the modes, all but U.
         modes = self._sigma[:, None] * Pt[: len(self._sigma)]

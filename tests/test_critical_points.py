@@ -254,6 +254,18 @@ def test_a_zero_target_has_one_critical_point():
     assert (point.kind, point.cost, point.modes) == ("minimum", 0.0, ())
 
 
+def test_rounding_errors_are_no_modes(rng):
+    inputs = rng.standard_normal((2, 9))
+    Q = np.linalg.qr(inputs.T)[0]
+    unrelated = rng.standard_normal((3, 9))
+    unrelated -= unrelated @ Q @ Q.T
+    (point,) = critical_points(1e6 * unrelated, inputs, depth=3)
+    assert point.kind == "minimum"
+    assert point.cost == pytest.approx(5e11 * np.sum(unrelated**2))
+    low_rank = np.outer(rng.standard_normal(4), rng.standard_normal(5)).astype(np.float32)
+    assert [point.rank for point in critical_points(low_rank, depth=3)] == [0, 1]
+
+
 def test_bad_input_is_refused(rng):
     target, inputs = np.diag([2.0, 1.0, 0.0]), rng.standard_normal((3, 3))
     for call, message in [
