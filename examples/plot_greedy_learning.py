@@ -18,6 +18,7 @@ guide tells :doc:`where runs end </guide/where_runs_end>`, and the theory has :r
 :doc:`/gallery/plot_through_a_saddle` for one saddle and what a flow of the entries makes of it.
 
 Run it with ``python examples/plot_greedy_learning.py``; it writes ``plot_greedy_learning.png``.
+It needs the extra ``stiff``: ``pip install scikit-sundae``.
 """
 
 # %%

@@ -391,6 +391,7 @@ def test_flows_leave_zero_by_the_law_over_twenty_orders_of_magnitude(depth):
 
 @pytest.mark.parametrize(("depth", "sizes"), [(2, (1e-4, 1e-24)), (3, (1e-4, 1e-14))])
 def test_flows_leave_a_saddle_of_rank_one_by_the_law(depth, sizes):
+    pytest.importorskip("sksundae", reason="scikit-sundae, which has SUNDIALS, is optional")
     early, late = (
         time_to_leave(np.random.default_rng(0), depth, 1, size, method="CVODE", rtol=1e-6)
         for size in sizes
