@@ -332,8 +332,8 @@ def escape_time(start: ArrayLike, sigma: ArrayLike, depth: float, *, fraction: f
     left, (x^p - 1) / (1 - x), is smooth in ln x, and integrated numerically. So starts down to
     1e-300 lose no digits. At depth 2 nothing is left: T is ln(x / (1 - x)) between the two ends.
 
-    Where singular vectors still turn, a run takes longer by a constant at depth 2, and by a constant
-    factor at greater depths. The slope in ln(1 / s_0) and the power of s_0 are the same.
+    Where singular vectors still turn, a run takes longer by a constant at depth 2, and by a
+    constant factor at greater depths. The slope in ln(1 / s_0) and the power of s_0 are the same.
 
     References
     ----------
