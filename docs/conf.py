@@ -71,6 +71,7 @@ sphinx_gallery_conf = {
             "plot_balance.py",
             "plot_singular_values.py",
             "plot_through_a_saddle.py",
+            "plot_greedy_learning.py",
             "plot_stiff_flows.py",
             "plot_shape.py",
             "plot_matrix_completion.py",

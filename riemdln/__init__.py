@@ -25,6 +25,7 @@ from riemdln.flows import (
     sample,
 )
 from riemdln.geodesics import GeodesicError
+from riemdln.landscape import CriticalPoint, critical_points, escape_time
 from riemdln.line_search import FixedStep
 from riemdln.manifolds import FixedRank, FullRank, PositiveDefinite
 from riemdln.metrics import DeepLinearMetric, KroneckerMetric, Metric, MetricAt, SpectralMetric
@@ -40,6 +41,7 @@ from riemdln.networks import (
 __version__ = version("riemdln")
 
 __all__ = [
+    "CriticalPoint",
     "DeepLinearMetric",
     "FixedRank",
     "FixedStep",
@@ -59,7 +61,9 @@ __all__ = [
     "SpectralMetric",
     "balanced_layers",
     "checks",
+    "critical_points",
     "end_to_end",
+    "escape_time",
     "free_energy",
     "geodesics",
     "gradient_flow",

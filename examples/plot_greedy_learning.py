@@ -1,0 +1,272 @@
+r"""
+Greedy learning: from a tiny start, one rank after the other
+============================================================
+
+A run from near zero learns the strongest mode first and rests at the critical point of rank one,
+then at that of rank two, and so on. The smaller the start, the closer it passes these saddles, and
+the longer it stays at each, as theory predicts over twenty to thirty orders of magnitude.
+
+.. image:: images/sphx_glr_plot_greedy_learning_001.png
+   :alt: Singular values by start size, distances to saddles, effective ranks, escape times
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_greedy_learning_001.png
+
+Entries of a matrix do not hold a start of this kind beside what has been learned. A start that is
+given as a triple (u, s, vt) does, and the flow gives every singular value to relative accuracy. The
+guide tells :doc:`where runs end </guide/where_runs_end>`, and the theory has :ref:`the formulas
+<escape>`, which ``riemdln.critical_points`` and ``riemdln.escape_time`` compute. See
+:doc:`/gallery/plot_through_a_saddle` for one saddle and what a flow of the entries makes of it.
+
+Run it with ``python examples/plot_greedy_learning.py``; it writes ``plot_greedy_learning.png``.
+It needs the extra ``stiff``: ``pip install scikit-sundae``.
+"""
+
+# %%
+# The problem
+# -----------
+# A matrix of three modes is to be learned, :math:`\|W - T\|^2 / 2`. Starts have a size
+# :math:`\varepsilon` and singular vectors that are turned from those of the target.
+
+import autograd.numpy as anp
+import matplotlib.pyplot as plt
+import numpy as np
+import pymanopt
+from scipy.sparse import coo_array
+
+import riemdln
+
+MODES = np.array([4.0, 2.5, 1.0])
+COLOURS = {2: "#0072B2", 3: "#D55E00", 5: "#009E73"}
+rng = np.random.default_rng(0)
+
+
+def orthonormal(matrix):
+    return np.linalg.qr(matrix)[0]
+
+
+left, right = (orthonormal(rng.standard_normal((size, 3))) for size in (5, 4))
+target = left * MODES @ right.T
+# Square to the modes there is one more direction of the 5 x 4 matrix to start in.
+start_left = orthonormal(np.c_[left + 0.2 * rng.standard_normal((5, 3)), rng.standard_normal(5)])
+start_right = orthonormal(np.c_[right + 0.2 * rng.standard_normal((4, 3)), rng.standard_normal(4)])
+
+
+def start_of(size):
+    return start_left, size * np.array([1.0, 0.9, 0.8, 0.7]), start_right.T
+
+
+def problem_at(depth):
+    """Half the squared distance from the target, under the metric of one depth."""
+    manifold = riemdln.FullRank(5, 4, riemdln.DeepLinearMetric(depth))
+
+    @pymanopt.function.autograd(manifold)
+    def cost(W):
+        return anp.sum((W - target) ** 2) / 2
+
+    return pymanopt.Problem(manifold, cost)
+
+
+def matrices(flow):
+    return np.array([u * s @ vt for u, s, vt in flow.points])
+
+
+# %%
+# The points that a run comes by have the strongest modes. At depth 2 all but the last are strict
+# saddles. At depth 3 they have no direction of negative curvature.
+
+by_rank = [range(k) for k in range(4)]
+saddles = list(riemdln.critical_points(target, depth=2, modes=by_rank))
+for point, deeper in zip(
+    saddles, riemdln.critical_points(target, depth=3, modes=by_rank), strict=True
+):
+    print(
+        f"rank {point.rank}: cost {point.cost:.3f}; depth 2: {point.kind}, escape rate "
+        f"{point.escape_rate:.3f}; depth 3: {deeper.kind}"
+    )
+assert [point.kind for point in saddles] == ["strict saddle"] * 3 + ["minimum"]
+
+# %%
+# Steps
+# -----
+# At depth 2 mode k appears at the time :math:`\ln(1 / \varepsilon) / (2 \sigma_k)`. In units of
+# :math:`\ln(1 / \varepsilon)` the steps stand still, and get sharper.
+
+STARTS = [1e-2, 1e-10, 1e-30]
+steps, halves = {}, {}
+for size in STARTS:
+    span = 0.8 * np.log(1 / size)
+    steps[size] = riemdln.gradient_flow(
+        problem_at(2), start_of(size), np.linspace(0, span, 121), rtol=1e-6
+    )
+    halves[size] = [
+        np.interp(sigma / 2, s, steps[size].times)
+        for sigma, s in zip(MODES, steps[size].singular_values.T, strict=False)
+    ]
+    shares = np.round(halves[size] / np.log(1 / size), 3)
+    print(f"start {size:.0e}: modes half-way at {shares} ln(1 / start)")
+later = np.subtract(halves[1e-30], halves[1e-10]) / np.log(1e20)
+print(f"each of ln(1 / start) takes {later}, predicted {1 / (2 * MODES)}")
+np.testing.assert_allclose(later, 1 / (2 * MODES), rtol=1e-2)
+
+# %%
+# How close it comes
+# ------------------
+# At depth 2 a run is nearest to the critical point of rank k at the time
+# :math:`\ln(1 / \varepsilon) / (\sigma_k + \sigma_{k+1})`, at a distance that falls as
+# :math:`\varepsilon^{(\sigma_k - \sigma_{k+1}) / (\sigma_k + \sigma_{k+1})}`. At depth 3 it waits
+# so long that all but the small singular values settle, and the distance falls as
+# :math:`\varepsilon`.
+
+SIZES = {2: 10.0 ** -np.array([2, 10, 20, 30]), 3: 10.0 ** -np.array([2, 6, 10])}
+EXPONENTS = {
+    2: (MODES[:-1] - MODES[1:]) / (MODES[:-1] + MODES[1:]),
+    3: np.ones(2),
+}
+distances = {}
+for depth, sizes in SIZES.items():
+    rows = []
+    for size in sizes:
+        if depth == 2:
+            times = np.r_[0, np.log(1 / size) / (MODES[:-1] + MODES[1:])]
+            flow = riemdln.gradient_flow(problem_at(2), start_of(size), times)
+            found = matrices(flow)[1:, None]
+        else:
+            times = np.linspace(0, 1.3 * riemdln.escape_time(size, MODES[2], depth), 40)
+            flow = riemdln.gradient_flow(
+                problem_at(depth), start_of(size), times, method="CVODE", rtol=1e-6, atol=1e-8
+            )
+            found = np.broadcast_to(matrices(flow), (2, len(flow.times), 5, 4))
+        passed = np.array([point.point for point in saddles[1:3]])[:, None]
+        rows.append(np.linalg.norm(found - passed, axis=(2, 3)).min(axis=1))
+    distances[depth] = np.array(rows)
+    late = sizes < 1e-5
+    slopes = np.polyfit(np.log(sizes[late]), np.log(distances[depth][late]), 1)[0]
+    print(f"depth {depth}: distances fall as start^{np.round(slopes, 4)}")
+    print(f"  predicted exponents {np.round(EXPONENTS[depth], 4)}")
+    np.testing.assert_allclose(slopes, EXPONENTS[depth], rtol={2: 0.01, 3: 0.1}[depth])
+
+# %%
+# How long it stays
+# -----------------
+# The time to leave zero is that to half of the first mode. Its law is that of a single number,
+# `escape_time`: :math:`\ln(1 / \varepsilon) / (2 \sigma)` at depth 2, and
+# :math:`\varepsilon^{-(1 - 2/N)} / ((N - 2) \sigma)` at depth N. The singular vectors that still
+# turn shift the times a little, and leave slope and power as they are.
+
+ESCAPES = 10.0 ** -np.array([3, 13, 23])
+predicted = {depth: riemdln.escape_time(ESCAPES, MODES[0], depth) for depth in COLOURS}
+measured = {
+    depth: np.array(
+        [
+            riemdln.gradient_flow(
+                problem_at(depth),
+                start_of(size),
+                [0.0, 3 * time],
+                rtol=1e-6,
+                stop=lambda time, W, cost, norm: W.s[0] >= MODES[0] / 2,
+            ).times[-1]
+            for size, time in zip(ESCAPES, predicted[depth], strict=True)
+        ]
+    )
+    for depth in COLOURS
+}
+logs = np.log(1 / ESCAPES)
+slope = np.polyfit(logs, measured[2], 1)[0]
+print(f"depth 2: {slope:.5f} ln(1 / start), predicted {1 / (2 * MODES[0]):.5f}")
+assert abs(slope * 2 * MODES[0] - 1) < 0.01
+for depth in (3, 5):
+    power = np.polyfit(logs, np.log(measured[depth]), 1)[0]
+    print(f"depth {depth}: start^-{power:.5f}, predicted start^-{1 - 2 / depth:.5f}")
+    print(f"  from {measured[depth][0]:.3g} to {measured[depth][-1]:.3g}")
+    assert abs(power / (1 - 2 / depth) - 1) < 0.01
+
+# %%
+# A completion problem
+# --------------------
+# Where only some entries are observed the modes are not known beforehand. Runs are as greedy: the
+# effective rank, the exponential of the entropy of the singular values' shares of their sum, goes
+# up by steps (Roy and Vetterli 2007). It starts near 12, where all are equally small.
+
+hidden = orthonormal(rng.standard_normal((12, 3))) * [12.0, 6.0, 3.0]
+hidden = hidden @ orthonormal(rng.standard_normal((12, 3))).T
+seen = rng.random(hidden.shape) < 0.8
+completion = riemdln.MatrixCompletion(coo_array((hidden[seen], np.nonzero(seen)), shape=(12, 12)))
+u, vt = (orthonormal(rng.standard_normal((12, 12))) for _ in range(2))
+problem = completion.problem(riemdln.FullRank(12, 12, riemdln.DeepLinearMetric(2)))
+
+
+def effective_rank(singular_values):
+    shares = singular_values / singular_values.sum(axis=-1, keepdims=True)
+    return np.exp(-np.sum(shares * np.log(shares), axis=-1))
+
+
+ranks = {}
+for size in STARTS:
+    start = u, size * np.linspace(1.0, 0.5, 12), vt
+    times = np.log(1 / size) * np.linspace(0, 0.6, 81)
+    flow = riemdln.gradient_flow(problem, start, times, method="CVODE", rtol=1e-6, atol=1e-8)
+    ranks[size] = times / np.log(1 / size), effective_rank(flow.singular_values)
+    error = np.linalg.norm(matrices(flow)[-1] - hidden) / np.linalg.norm(hidden)
+    print(f"completion from {size:.0e}: relative error of all entries at the end {error:.1e}")
+plateaus = effective_rank(np.array([[12.0, 1e-99, 1e-99], [12.0, 6.0, 1e-99], [12.0, 6.0, 3.0]]))
+missed = {size: np.abs(rank - plateaus[:, None]).min(axis=1) for size, (_, rank) in ranks.items()}
+for size, gaps in missed.items():
+    print(f"effective ranks from {size:.0e} miss those of 1, 2 and 3 modes by {np.round(gaps, 5)}")
+assert missed[1e-30][0] < 1e-9 < missed[1e-10][0] < 1e-3 < 0.1 < missed[1e-2][0]
+assert error < 0.05
+
+# %%
+# The figure
+# ----------
+
+figure, ((values, close), (rank_panel, escapes)) = plt.subplots(
+    2, 2, figsize=(9, 7.6), layout="constrained"
+)
+SHADES = dict(zip(STARTS, ["#9ecae1", "#4292c6", "#08306b"], strict=True))
+for size, shade in SHADES.items():
+    name = rf"start of size $10^{{{np.log10(size):.0f}}}$"
+    flow = steps[size]
+    lines = values.plot(flow.times / np.log(1 / size), flow.singular_values[:, :3], color=shade)
+    lines[0].set_label(name)
+    rank_panel.plot(*ranks[size], color=shade)
+for sigma in MODES:
+    values.axvline(1 / (2 * sigma), color="0.5", linewidth=0.8, linestyle=":")
+for plateau in plateaus:
+    rank_panel.axhline(plateau, color="0.5", linewidth=0.8, linestyle=":")
+for depth, sizes in SIZES.items():
+    for rank, marker in ((1, "o"), (2, "s")):
+        distance, exponent = distances[depth][:, rank - 1], EXPONENTS[depth][rank - 1]
+        close.loglog(sizes, distance, marker, color=COLOURS[depth], markersize=4)
+        law = distance[-1] * (sizes / sizes[-1]) ** exponent
+        close.loglog(sizes, law, color=COLOURS[depth], linewidth=0.8)
+for depth, colour in COLOURS.items():
+    escapes.loglog(ESCAPES, predicted[depth], color=colour, linewidth=0.8)
+    escapes.loglog(
+        ESCAPES, measured[depth], "o", color=colour, markersize=5, label=f"depth {depth}"
+    )
+values.set(
+    title="Depth 2: ever sharper steps",
+    xlabel=r"time / $\ln(1 / \varepsilon)$   (dotted: $1 / (2 \sigma_k)$)",
+    ylabel="singular values",
+)
+values.legend(frameon=False, loc=(0.46, 0.3))
+close.set(
+    title="Runs pass the saddles ever closer\n(dots: rank 1, squares: rank 2)",
+    ylabel="least distance from the saddle",
+)
+rank_panel.set(
+    title="Completion, depth 2: one rank at a time\n(dotted: of one, two and three modes)",
+    xlabel=r"time / $\ln(1 / \varepsilon)$",
+    ylabel="effective rank",
+    ylim=(0.8, 4),
+)
+escapes.set(title="... and leave ever later\n(lines: predicted)", ylabel="time to leave zero")
+for panel in (close, escapes):
+    panel.set_xlabel(r"size $\varepsilon$ of the start")
+    panel.invert_xaxis()
+escapes.legend(frameon=False, loc="upper left")
+for panel in figure.axes:
+    panel.grid(alpha=0.25)
+figure.suptitle("From a tiny start, one rank after the other", fontsize=14)
+figure.savefig("plot_greedy_learning.png", dpi=150)
+plt.show()
