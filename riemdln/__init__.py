@@ -31,10 +31,13 @@ from riemdln.metrics import DeepLinearMetric, KroneckerMetric, Metric, MetricAt,
 from riemdln.networks import (
     balanced_layers,
     end_to_end,
+    end_to_end_velocity,
     imbalance,
     imbalances,
     layer_gradients,
+    nearest_imbalance,
     random_layers,
+    velocity_error,
 )
 
 __version__ = version("riemdln")
@@ -60,6 +63,7 @@ __all__ = [
     "balanced_layers",
     "checks",
     "end_to_end",
+    "end_to_end_velocity",
     "free_energy",
     "geodesics",
     "gradient_flow",
@@ -69,10 +73,12 @@ __all__ = [
     "langevin_flow",
     "layer_gradients",
     "load_flow",
+    "nearest_imbalance",
     "network_flow",
     "network_langevin_flow",
     "random_layers",
     "retractions",
     "sample",
     "transports",
+    "velocity_error",
 ]
