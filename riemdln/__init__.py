@@ -10,12 +10,14 @@ from importlib.metadata import version
 from riemdln import checks, geodesics, kernels, retractions, transports
 from riemdln.completion import MatrixCompletion
 from riemdln.flows import (
+    BalancingFlow,
     Flow,
     FlowError,
     LangevinFlow,
     NetworkFlow,
     NetworkLangevinFlow,
     Sample,
+    balancing_flow,
     free_energy,
     gradient_flow,
     langevin_flow,
@@ -43,6 +45,7 @@ from riemdln.networks import (
 __version__ = version("riemdln")
 
 __all__ = [
+    "BalancingFlow",
     "DeepLinearMetric",
     "FixedRank",
     "FixedStep",
@@ -61,6 +64,7 @@ __all__ = [
     "Sample",
     "SpectralMetric",
     "balanced_layers",
+    "balancing_flow",
     "checks",
     "end_to_end",
     "end_to_end_velocity",

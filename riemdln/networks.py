@@ -330,7 +330,7 @@ def velocity_error(layers: Sequence[Array], metric: Metric) -> float:
     >>> riemdln.velocity_error([np.array([[1.0]]), np.array([[1.0]])], metric)
     0.0
     >>> error = riemdln.velocity_error([np.array([[2.0]]), np.array([[3.0]])], metric)
-    >>> np.isclose(error, 1 / 13)  # 9 + 4 beside 2 * 6
+    >>> bool(np.isclose(error, 1 / 13))  # 9 + 4 beside 2 * 6
     True
     """
     layers = [to_numpy(layer) for layer in chained_layers("layers", layers)]
@@ -444,7 +444,7 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
 
     The mean of the eigenvalues of each of the imbalances,
 
-    .. math:: c_j = \operatorname{tr}(W_{j+1}^T W_{j+1} - W_j W_j^T) / d_j, \qquad j = 1, \dots, N - 1
+    .. math:: c_j = \operatorname{tr}(W_{j+1}^T W_{j+1} - W_j W_j^T) / d_j, \quad j = 1, \dots, N - 1
 
     with d_j the width of the hidden layer. So c_j I is the nearest multiple of the identity in the
     Frobenius norm. Layers whose imbalances are multiples of the identity have a metric, and these
