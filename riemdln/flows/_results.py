@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BalancingFlow", "Flow", "FlowError", "LangevinFlow", "NetworkFlow", "NetworkLangevinFlow"]
+__all__ = [
+    "BalancingFlow",
+    "Flow",
+    "FlowError",
+    "LangevinFlow",
+    "NetworkFlow",
+    "NetworkLangevinFlow",
+]
 
 Vector = NDArray[np.floating[Any]]
 
