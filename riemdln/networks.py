@@ -332,15 +332,17 @@ def velocity_error(layers: Sequence[Array], metric: Metric) -> float:
 
     Notes
     -----
-    At depth two, with `imbalances` D and numbers c for which `metric` is that of layers with
-    W_2^T W_2 - W_1 W_1^T = c I (zero for ``DeepLinearMetric(2)``),
+    At depth two the imbalance bounds it. With the one matrix D of `imbalances`, and
+    ``DeepLinearMetric(2, c)`` as the metric,
 
     .. math::
 
         \| A - A_W \|_2 \le \max(\lambda_{\max}(D) - c, 0) + \max(c - \lambda_{\min}(D), 0),
-        \qquad \| A \|_2 = \| W_1 \|_2^2 + \| W_2 \|_2^2 .
+        \qquad \| A \|_2 = \| W_1 \|_2^2 + \| W_2 \|_2^2 ,
 
-    The theory has the proof. Gradient flow conserves D, so the first bound holds for all times.
+    for c = 0 always, and for other c where W is square, or the hidden layer has min(m, n) neurons
+    and W full rank. With the nearest c that is the spread of the eigenvalues of D. The theory has
+    the proof. Gradient flow conserves D, so the first bound holds at all times.
 
     Examples
     --------
@@ -464,11 +466,12 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
 
     The mean of the eigenvalues of each of the imbalances,
 
-    .. math:: c_j = \operatorname{tr}(W_{j+1}^T W_{j+1} - W_j W_j^T) / d_j, \quad j = 1, \dots, N - 1
+    .. math:: c_{j+1} - c_j = \operatorname{tr}(W_{j+1}^T W_{j+1} - W_j W_j^T) / d_j
 
-    with d_j the width of the hidden layer. So c_j I is the nearest multiple of the identity in the
-    Frobenius norm. Layers whose imbalances are multiples of the identity have a metric, and these
-    are its numbers.
+    with d_j the width of hidden layer j. It times the identity is the nearest multiple of the
+    identity in the Frobenius norm. Where the imbalances are such multiples, and the hidden layers
+    have min(m, n) neurons, the end-to-end matrix moves by the metric ``DeepLinearMetric(N,
+    imbalance)`` of these numbers; elsewhere that is the metric to compare it with.
 
     Parameters
     ----------
@@ -489,8 +492,10 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
     --------
     >>> import numpy as np
     >>> import riemdln
-    >>> riemdln.nearest_imbalance([np.eye(2), np.diag([3.0, 1.0])])
+    >>> layers = [np.eye(2), np.diag([3.0, 1.0])]
+    >>> riemdln.nearest_imbalance(layers)
     array([4.])
+    >>> metric = riemdln.DeepLinearMetric(2, imbalance=riemdln.nearest_imbalance(layers))
     """
     layers = chained_layers("layers", layers)
     xp = array_namespace(*layers)

@@ -238,20 +238,25 @@ def test_the_bound_of_depth_two_is_attained():
     assert velocity_error(layers, DeepLinearMetric(2)) == pytest.approx(1.0)
 
 
-def offset_metric(c):
-    """The metric of square layers with W_2^T W_2 - W_1 W_1^T = c I."""
-    return SpectralMetric(lambda s, t: np.sqrt(s**2 + c**2 / 4) + np.sqrt(t**2 + c**2 / 4))
-
-
 @pytest.mark.parametrize("share", [0.1, 1.0, 10.0])
-def test_the_spread_of_the_imbalance_bounds_the_error_of_the_nearest_metric(rng, share):
-    for width in (3, 5):
-        W_1, W_2 = random_chain(rng, [3, width, 3])
-        layers = [W_1 / 2, share * W_2]
-        (D,), (c,) = imbalances(layers), nearest_imbalance(layers)
-        size = sum(np.linalg.norm(W, 2) ** 2 for W in layers)
-        error = velocity_error(layers, offset_metric(c))
-        assert 0 < error <= np.ptp(np.linalg.eigvalsh(D)) / size
+@pytest.mark.parametrize("widths", [[3, 3, 3], [3, 5, 3], [2, 2, 4], [4, 3, 3]])
+def test_the_spread_of_the_imbalance_bounds_the_error_of_the_nearest_metric(rng, widths, share):
+    W_1, W_2 = random_chain(rng, widths)
+    layers = [W_1 / 2, share * W_2]
+    (D,), (c,) = imbalances(layers), nearest_imbalance(layers)
+    size = sum(np.linalg.norm(W, 2) ** 2 for W in layers)
+    error = velocity_error(layers, DeepLinearMetric(2, imbalance=c))
+    assert 0 < error <= np.ptp(np.linalg.eigvalsh(D)) / size
+
+
+@pytest.mark.parametrize("c", [[2.0], [-0.5, 1.0], [1.0, 1.0, -3.0]])
+def test_layers_of_the_nearest_imbalance_have_no_velocity_error(rng, c):
+    depth = len(c) + 1
+    layers = balanced_layers(random_matrix(rng, 3, 3), depth, imbalance=c)
+    turns = [np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in c]
+    layers = of_other_bases(layers, turns)
+    metric = DeepLinearMetric(depth, imbalance=nearest_imbalance(layers))
+    assert velocity_error(layers, metric) < 1e-12
 
 
 def quadratic(metric, target):
@@ -366,14 +371,14 @@ def test_one_neuron_balances_as_its_closed_form_says(a, b):
     np.testing.assert_allclose(flow.imbalances, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize(("m", "n", "depth"), [(3, 3, 2), (4, 2, 3), (2, 3, 4)])
-def test_at_the_rank_of_the_matrix_the_limit_is_the_canonical_layers_but_for_bases(
-    rng, m, n, depth
-):
+@pytest.mark.parametrize(("m", "n", "c"), [(3, 3, [0.0]), (4, 2, [0.0, 0.0]), (2, 3, [1, -2, 3])])
+def test_at_the_rank_of_the_matrix_the_limit_is_the_canonical_layers_but_for_bases(rng, m, n, c):
     r = min(m, n)
-    canonical = balanced_layers(random_matrix(rng, m, n), depth)
-    layers = of_other_bases(canonical, expm(rng.standard_normal((depth - 1, r, r))))
-    flow = balancing_flow(layers, [0.0, 300.0], method="Radau", gradient_tolerance=1e-9)
+    canonical = balanced_layers(random_matrix(rng, m, n), len(c) + 1, imbalance=c)
+    layers = of_other_bases(canonical, expm(rng.standard_normal((len(c), r, r))))
+    flow = balancing_flow(
+        layers, [0.0, 300.0], imbalance=c, method="Radau", gradient_tolerance=1e-9
+    )
     assert flow.status == 1
     assert_equal_but_for_orthogonal_bases(flow.layers[-1], canonical)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def balancing_flow(
     layers: Sequence[ArrayLike],
     times: ArrayLike,
     *,
-    imbalance: ArrayLike = 0.0,
+    imbalance: float | Sequence[float] = 0.0,
     method: str | type[OdeSolver] = "DOP853",
     rtol: float = 1e-8,
     atol: float = 1e-10,
@@ -45,12 +44,12 @@ def balancing_flow(
     .. math::
 
         \dot W_j = M_j W_j - W_j M_{j-1}, \qquad
-        M_j = W_{j+1}^T W_{j+1} - W_j W_j^T - c_j I \ (0 < j < N), \qquad M_0 = M_N = 0
+        M_j = W_{j+1}^T W_{j+1} - W_j W_j^T \ (0 < j < N), \qquad M_0 = M_N = 0
 
     The layers move to G_j W_j G_{j-1}^{-1} with dG_j/dt = M_j G_j: only the bases of the hidden
     spaces change, so the product stays. Along the flow the sum of |W_j|^2 / 2 falls as fast as it
     can under such changes, at the rate of the sum of |M_j|^2. Balanced layers are where it is
-    least (Kempf and Ness 1979).
+    least (Kempf and Ness 1979). With an imbalance (c_{j+1} - c_j) I is taken off M_j.
 
     Parameters
     ----------
@@ -58,9 +57,9 @@ def balancing_flow(
         At least two layers [W_1, ..., W_N], balanced or not.
     times, method, stop, progress, **options
         As for `gradient_flow`.
-    imbalance : float or array_like (N - 1,)
-        The numbers c_j, of either sign, for layers whose `imbalances` are c_j I; zero for balanced
-        ones.
+    imbalance : float or sequence of float (N - 1,)
+        The differences c_{j+1} - c_j to come to, as `balanced_layers` takes them: one number stands
+        for all of them, and zero for balanced layers.
     rtol, atol : float
         Relative and absolute tolerances of the integrator for the bases G_j, which begin as
         identities. The end-to-end matrix stays as it is to rounding at any tolerance.
@@ -92,7 +91,7 @@ def balancing_flow(
 
     Notes
     -----
-    How fast the M_j go to zero for c = 0:
+    How fast the M_j go to zero, without an imbalance:
 
     - If each layer has the rank of W, exponentially. The limit is `balanced_layers` of W at that
       rank, up to orthogonal changes of the bases of the hidden spaces and to neurons without
@@ -105,9 +104,9 @@ def balancing_flow(
     G_1^T G_1 is the geometric mean of A^{-1} and B. At greater depths `balanced_layers` gives it at
     once.
 
-    Hidden widths equal to the rank of W can have any numbers c_j. Others may not: at depth two
-    c > 0 takes a W_2 of full column rank, and c < 0 a W_1 of full row rank. Where the c_j cannot be
-    had, the M_j do not go to zero and the cost falls without end.
+    Layers whose hidden widths are the rank of W can have any imbalance. Others may not: at depth
+    two a positive one takes a W_2 of full column rank, and a negative one a W_1 of full row rank.
+    Where it cannot be had, the M_j do not go to zero and the cost falls without end.
 
     The integrator moves the G_j, and the layers follow from them, so that the product stays. A
     method that moved the layers would lose it at its tolerances.
@@ -125,7 +124,7 @@ def balancing_flow(
     >>> flow = riemdln.balancing_flow(layers, [0.0, 0.1, 2.0])
     >>> np.round([[W.item() for W in layers] for layers in flow.layers], 3)
     array([[1.   , 4.   ],
-           [1.643, 2.434],
+           [1.771, 2.259],
            [2.   , 2.   ]])
     >>> flow.points.ravel()
     array([4., 4., 4.])
@@ -146,8 +145,8 @@ def balancing_flow(
     return record(BalancingFlow, trajectory)
 
 
-def _target(imbalance: ArrayLike, count: int) -> Vector:
-    """The number of each hidden space."""
+def _target(imbalance: float | Sequence[float], count: int) -> Vector:
+    """The difference c_{j+1} - c_j of each hidden space."""
     target = finite_array("imbalance", imbalance)
     if target.shape not in ((), (count,)):
         raise ValueError(
@@ -165,9 +164,9 @@ class _HiddenBases:
     layers : list of array
         The layers L_j, from which the G_j begin as identities.
     target : array (N - 1,)
-        The numbers c_j.
+        The differences c_{j+1} - c_j.
     logs : float
-        The sum of c_j log |det G_j| of the matrices G_j that the layers L_j have been through.
+        The sum of (c_{j+1} - c_j) log |det G_j| of the bases that L_j has been through.
     """
 
     stack: tuple[int, ...] = ()
@@ -209,7 +208,7 @@ class _HiddenBases:
 
     def renewed(self, state: Vector) -> _HiddenBases | None:
         sizes = np.concatenate([scipy.linalg.svdvals(G) for G in self._bases(state)])
-        if 1 / _WORN < sizes.min() and sizes.max() < _WORN:
+        if sizes.min() > 1 / _WORN and sizes.max() < _WORN:
             return None
         return _HiddenBases(self._moved(state), self._target, self._all_logs(state))
 

@@ -160,18 +160,18 @@ class NetworkLangevinFlow(Flow):
 class BalancingFlow(Flow):
     """Layers on their way to balance at T times, with one and the same end-to-end matrix.
 
-    `points` are the end-to-end matrices, `costs` half the sum of the squares of all weights, and
-    `gradient_norms` the norms of all differences from balance together, whose squares are the rate
-    at which the costs fall. No cost has a gradient here, so `nfev` is zero.
+    `points` are the end-to-end matrices, `costs` half the sum of the squares of all weights, with
+    the sum of (c_{j+1} - c_j) log |det G_j| added where an imbalance was asked for, and
+    `gradient_norms` the norms of all matrices M_j together, whose squares are the rate at which the
+    costs fall (see `balancing_flow`). No gradient of a problem is asked for, so `nfev` is zero.
 
     Attributes
     ----------
     layers : list of list of array
         The layers [W_1, ..., W_N] at each of the T times.
     imbalances : array (T,)
-        How far they are from what they go to: the largest Frobenius norm of a matrix
-        W_{j+1}^T W_{j+1} - W_j W_j^T - c_j I. For c = 0 that is `imbalance`. The costs then have
-        the sum of c_j log |det G_j| added.
+        How far they are from balance (see `imbalance`), or from the imbalance that was asked for:
+        the largest Frobenius norm of a matrix M_j.
     """
 
     layers: list[list[Vector]]
