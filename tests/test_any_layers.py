@@ -282,7 +282,7 @@ def test_the_flow_of_layers_strays_from_the_flow_of_the_metric_by_less_than_the_
         layers = of_other_bases(balanced, [expm(size * random_matrix(rng, 3, 3))])
         network = network_flow(problem, layers, times)
         metric = gradient_flow(problem, end_to_end(layers), times)
-        # (20e): the Lipschitz constant of A_V(V - T) on the ball that holds both.
+        # (20d): the Lipschitz constant of A_V(V - T) on the ball that holds both.
         gradients = network.points - np.diag([2.0, 1.5, 1.0])
         largest = max(np.linalg.norm(V, 2) for V in [*network.points, *metric.points])
         rate = 2 * largest + 2 * np.sqrt(2) * max(np.linalg.norm(G, 2) for G in gradients)
