@@ -340,9 +340,9 @@ def velocity_error(layers: Sequence[Array], metric: Metric) -> float:
         \| A - A_W \|_2 \le \max(\lambda_{\max}(D) - c, 0) + \max(c - \lambda_{\min}(D), 0),
         \qquad \| A \|_2 = \| W_1 \|_2^2 + \| W_2 \|_2^2 ,
 
-    for c = 0 always, and for other c where W is square, or the hidden layer has min(m, n) neurons
-    and W full rank. With the nearest c that is the spread of the eigenvalues of D. The theory has
-    the proof. Gradient flow conserves D, so the first bound holds at all times.
+    for c = 0 always, and for other c where W is square with as many hidden neurons or more, or has
+    full rank with min(m, n) of them. With the nearest c it is the spread of the eigenvalues of D.
+    The theory has the proof. Gradient flow conserves D, so the first bound holds at all times.
 
     Examples
     --------
