@@ -118,9 +118,9 @@ assert at_equal_costs[-1] < at_equal_costs[0] / 5
 # %%
 # The flow to balance
 # -------------------
-# It changes hidden bases alone. Hidden layers of the rank of W come to balance exponentially; where
-# they are wider, weights have to go to zero, and the imbalance falls as 1 / t. The end-to-end matrix
-# stays to rounding.
+# It changes hidden bases alone, so that the end-to-end matrix stays to rounding. Hidden layers of
+# the rank of W come to balance exponentially. Where they are wider, weights have to go to zero, and
+# the imbalance falls as 1 / t.
 
 balancing_times = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, 101)])
 widths = {"3": [5, 3, 3, 3], "4": [5, 4, 4, 3]}
