@@ -202,11 +202,12 @@ def test_balanced_layers_have_no_velocity_error_at_their_own_depth(rng, size):
     assert velocity_error(layers, DeepLinearMetric(2)) > 0.01
 
 
-def test_the_velocity_error_where_layers_or_the_metric_stand_still():
-    dead, metric = [np.zeros((2, 2))] * 2, DeepLinearMetric(2)
+@pytest.mark.parametrize("size", [2, 15])
+def test_the_velocity_error_where_layers_or_the_metric_stand_still(size):
+    dead, metric = [np.zeros((size, size))] * 2, DeepLinearMetric(2)
     assert velocity_error(dead, metric) == 0.0
     assert velocity_error(dead, DeepLinearMetric(1)) == np.inf
-    assert velocity_error([np.zeros((2, 2)), np.eye(2)], metric) == 1.0
+    assert velocity_error([dead[0], np.eye(size)], metric) == pytest.approx(1.0, rel=1e-14)
 
 
 def parts(D, c):
@@ -357,6 +358,21 @@ def test_the_cost_falls_at_the_rate_of_the_squared_norm(rng):
     M = [D - c * np.eye(len(D)) for D, c in zip(imbalances(layers), target, strict=True)]
     assert flow.gradient_norms[0] == pytest.approx(np.sqrt(sum(np.sum(D**2) for D in M)))
     assert flow.imbalances[0] == pytest.approx(max(np.linalg.norm(D) for D in M))
+
+
+@pytest.mark.parametrize("widths", CHAINS)
+def test_the_extreme_eigenvalues_of_imbalances_come_closer(rng, widths):
+    target = rng.standard_normal(len(widths) - 2)
+    flow = balancing_flow(random_chain(rng, widths), np.linspace(0.0, 1.0, 21), imbalance=target)
+    ends = []
+    for layers in flow.layers:
+        spectra = [np.linalg.eigvalsh(D) for D in imbalances(layers)]
+        values = np.concatenate([s - c for s, c in zip(spectra, target, strict=True)])
+        ends.append((max(values.max(), 0.0), min(values.min(), 0.0)))
+    largest, least = np.transpose(ends)
+    assert largest[0] > 0 > least[0]
+    assert np.all(np.diff(largest) < 1e-8)
+    assert np.all(np.diff(least) > -1e-8)
 
 
 @pytest.mark.parametrize(("a", "b"), [(3.0, 1.0), (1e-3, 2.0), (-1.0, 1.5), (0.0, 1.0)])
