@@ -16,9 +16,9 @@ Gradient flow conserves :math:`D = W_2^T W_2 - W_1 W_1^T`. If :math:`D = c I` th
 nearest :math:`c` is the mean eigenvalue of :math:`D`. This example measures how far the flows come
 apart, at depth two, and shows the flow that brings layers to balance and leaves :math:`W` as it is.
 
-The guide has a section on :doc:`layers that are not balanced </guide/networks>`, the theory has
-:ref:`a bound and the equations <any-layers>`, and the API reference `velocity_error`,
-`nearest_imbalance` and `balancing_flow` of :mod:`riemdln`.
+The guide has a section on :doc:`layers that are not balanced </guide/networks>`, and the theory
+:ref:`a bound and the equations <any-layers>`. The functions are :func:`~riemdln.velocity_error`,
+:func:`~riemdln.nearest_imbalance` and :func:`~riemdln.balancing_flow`.
 
 Run it with ``python examples/plot_any_layers.py``; it writes ``plot_any_layers.png``.
 """

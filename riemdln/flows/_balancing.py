@@ -113,8 +113,8 @@ def balancing_flow(
 
     References
     ----------
-    .. [1] G. Kempf and L. Ness. The length of vectors in representation spaces. In Algebraic
-       Geometry, Springer, 1979.
+    - G. Kempf, L. Ness. The length of vectors in representation spaces. In Algebraic Geometry,
+      Lecture Notes in Mathematics 732, Springer, 1979.
 
     Examples
     --------
