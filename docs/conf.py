@@ -69,6 +69,7 @@ sphinx_gallery_conf = {
             "plot_two_point_quartic.py",
             "plot_single_output.py",
             "plot_balance.py",
+            "plot_any_layers.py",
             "plot_singular_values.py",
             "plot_through_a_saddle.py",
             "plot_greedy_learning.py",

@@ -10,12 +10,14 @@ from importlib.metadata import version
 from riemdln import checks, geodesics, kernels, retractions, transports
 from riemdln.completion import MatrixCompletion
 from riemdln.flows import (
+    BalancingFlow,
     Flow,
     FlowError,
     LangevinFlow,
     NetworkFlow,
     NetworkLangevinFlow,
     Sample,
+    balancing_flow,
     free_energy,
     gradient_flow,
     langevin_flow,
@@ -32,15 +34,19 @@ from riemdln.metrics import DeepLinearMetric, KroneckerMetric, Metric, MetricAt,
 from riemdln.networks import (
     balanced_layers,
     end_to_end,
+    end_to_end_velocity,
     imbalance,
     imbalances,
     layer_gradients,
+    nearest_imbalance,
     random_layers,
+    velocity_error,
 )
 
 __version__ = version("riemdln")
 
 __all__ = [
+    "BalancingFlow",
     "CriticalPoint",
     "DeepLinearMetric",
     "FixedRank",
@@ -60,9 +66,11 @@ __all__ = [
     "Sample",
     "SpectralMetric",
     "balanced_layers",
+    "balancing_flow",
     "checks",
     "critical_points",
     "end_to_end",
+    "end_to_end_velocity",
     "escape_time",
     "free_energy",
     "geodesics",
@@ -73,10 +81,12 @@ __all__ = [
     "langevin_flow",
     "layer_gradients",
     "load_flow",
+    "nearest_imbalance",
     "network_flow",
     "network_langevin_flow",
     "random_layers",
     "retractions",
     "sample",
     "transports",
+    "velocity_error",
 ]

@@ -7,13 +7,14 @@ is computed from them is of that library too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
+from scipy.sparse.linalg import LinearOperator, eigsh
 
 from riemdln._ambient import ambient_matrix
 from riemdln._arrays import (
@@ -27,18 +28,28 @@ from riemdln._arrays import (
     is_triple,
     nonnegative_number,
     random_generator,
+    to_numpy,
 )
 from riemdln._frame import Frame, singular_frame
 from riemdln.kernels.imbalanced import network_kernel
 
+if TYPE_CHECKING:
+    from riemdln.metrics import Metric
+
 __all__ = [
     "balanced_layers",
     "end_to_end",
+    "end_to_end_velocity",
     "imbalance",
     "imbalances",
     "layer_gradients",
+    "nearest_imbalance",
     "random_layers",
+    "velocity_error",
 ]
+
+# Up to how many entries of W the matrix of an operator on such matrices is formed.
+_DENSE = 200
 
 
 def end_to_end(layers: Sequence[Array]) -> Array:
@@ -219,21 +230,170 @@ def layer_gradients(layers: Sequence[Array], euclidean_gradient: Any) -> list[Ar
     >>> riemdln.layer_gradients(layers, np.array([[1.0]]))
     [array([[3.]]), array([[2.]])]
     """
-    layers = chained_layers("layers", layers)
+    return _layer_gradients(
+        chained_layers("layers", layers), "euclidean_gradient", euclidean_gradient
+    )
+
+
+def _layer_gradients(layers: list[Array], name: str, covector: Any) -> list[Array]:
+    """The gradients in layers that chain, of a covector that errors call by a name."""
     shape = (layers[-1].shape[0], layers[0].shape[1])
-    if is_array_api_obj(euclidean_gradient):
-        common_namespace("layers and euclidean_gradient", *layers, euclidean_gradient)
+    if is_array_api_obj(covector):
+        common_namespace(f"layers and {name}", *layers, covector)
     elif not is_numpy_array(layers[0]):
         raise TypeError(
-            "euclidean_gradient must be an array of the library of layers, got "
-            f"{type(euclidean_gradient).__name__}"
+            f"{name} must be an array of the library of layers, got {type(covector).__name__}"
         )
-    gradient = ambient_matrix("euclidean_gradient", euclidean_gradient, shape)
+    gradient = ambient_matrix(name, covector, shape)
     # below[j] = W_j ... W_1 and pulled[j] = (W_N ... W_{j+1})^T grad E, each built from the last.
     below = list(accumulate(layers[:-1], lambda product, layer: layer @ product))
     pulled = list(accumulate(layers[:0:-1], lambda G, layer: layer.T @ G, initial=gradient))[::-1]
     first = pulled[0] + 0.0 if is_array_api_obj(pulled[0]) else pulled[0] @ np.eye(shape[1])
     return [first, *(G @ B.T for G, B in zip(pulled[1:], below, strict=True))]
+
+
+def end_to_end_velocity(layers: Sequence[Array], P: Any) -> Array:
+    r"""How fast the end-to-end matrix moves when each layer moves by its gradient.
+
+    .. math::
+
+        \sum_{j=1}^{N} (W_N \cdots W_{j+1}) (W_N \cdots W_{j+1})^T \, P \,
+            (W_{j-1} \cdots W_1)^T (W_{j-1} \cdots W_1)
+
+    Layers of any kind have it, balanced or not. Gradient flow of the layers moves the end-to-end
+    matrix by minus this at P = grad E. For balanced layers it is ``DeepLinearMetric(N).sharp(W,
+    P)`` (Arora, Cohen and Hazan 2018, Theorem 1).
+
+    Parameters
+    ----------
+    layers : sequence of array_like
+        The layers [W_1, ..., W_N].
+    P : array_like (m, n)
+        A covector, such as the gradient of a cost at the end-to-end matrix; with layers of NumPy
+        also in the other forms that `layer_gradients` takes.
+
+    Returns
+    -------
+    array (m, n)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers do not chain, or `P` is not of their library or has not the shape of the
+        end-to-end matrix.
+
+    See Also
+    --------
+    velocity_error : how far this is from the sharp of a metric.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> layers = [np.array([[2.0]]), np.array([[3.0]])]
+    >>> riemdln.end_to_end_velocity(layers, np.array([[1.0]]))  # 3 * 3 + 2 * 2
+    array([[13.]])
+    """
+    layers = chained_layers("layers", layers)
+    first, *gradients = _layer_gradients(layers, "P", P)
+    # The product rule, one layer at a time: the product of the layers so far, and its velocity.
+    product, velocity = layers[0], first
+    for layer, gradient in zip(layers[1:], gradients, strict=True):
+        product, velocity = layer @ product, layer @ velocity + gradient @ product
+    return velocity
+
+
+def velocity_error(layers: Sequence[Array], metric: Metric) -> float:
+    r"""How far a metric is from telling how the end-to-end matrix of some layers moves.
+
+    The relative error of the cometric A_W of the metric beside the operator A of
+    `end_to_end_velocity`, in the operator norm that belongs to the Frobenius norm:
+
+    .. math:: \frac{\| A - A_W \|_2}{\| A \|_2}
+
+    Parameters
+    ----------
+    layers : sequence of array_like
+        The layers [W_1, ..., W_N], balanced or not.
+    metric : Metric
+        Any metric, such as ``DeepLinearMetric(N)``.
+
+    Returns
+    -------
+    float
+        Zero to rounding for balanced layers and the metric of their depth. At a relative error e no
+        gradient moves W to more than e times the norm of A and the gradient off what `metric` says.
+        It is infinite where only the layers stand still, and zero where both do.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers do not chain, or `metric` has no cometric at their end-to-end matrix.
+
+    Notes
+    -----
+    At depth two the imbalance bounds it. With the one matrix D of `imbalances`, and
+    ``DeepLinearMetric(2, c)`` as the metric,
+
+    .. math::
+
+        \| A - A_W \|_2 \le \max(\lambda_{\max}(D) - c, 0) + \max(c - \lambda_{\min}(D), 0),
+        \qquad \| A \|_2 = \| W_1 \|_2^2 + \| W_2 \|_2^2 ,
+
+    for c = 0 always, and for other c where W is square with as many hidden neurons or more, or has
+    full rank with min(m, n) of them. With the nearest c it is the spread of the eigenvalues of D.
+    The theory has the proof. Gradient flow conserves D, so the first bound holds at all times.
+
+    Singular values of W that are zero are rounding errors of it. To a metric of balanced layers of
+    depth N they count for up to the power 2 / N of the machine epsilon.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> metric = riemdln.DeepLinearMetric(2)
+    >>> riemdln.velocity_error([np.array([[1.0]]), np.array([[1.0]])], metric)
+    0.0
+    >>> error = riemdln.velocity_error([np.array([[2.0]]), np.array([[3.0]])], metric)
+    >>> bool(np.isclose(error, 1 / 13))  # 9 + 4 beside 2 * 6
+    True
+    """
+    layers = [to_numpy(layer) for layer in chained_layers("layers", layers)]
+    W = end_to_end(layers)
+    at = metric.at(W)
+
+    def difference(P: np.ndarray) -> np.ndarray:
+        return end_to_end_velocity(layers, P) - at.sharp(P)
+
+    size = _operator_norm(lambda P: end_to_end_velocity(layers, P), W.shape, 0.0)
+    error = _operator_norm(difference, W.shape, size)
+    if error == 0:
+        return 0.0
+    return error / size if size > 0 else np.inf
+
+
+def _operator_norm(
+    apply: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int], scale: float
+) -> float:
+    """The largest modulus of an eigenvalue of a symmetric operator on m x n matrices.
+
+    Many entries are left to Lanczos steps, whose error is of rounding beside `scale`: what is added
+    to the eigenvalues meanwhile, so that those of an operator of rounding errors are found too.
+    """
+    m, n = shape
+
+    def shifted(x: np.ndarray) -> np.ndarray:
+        return apply(x.reshape(shape)).ravel() + scale * x
+
+    if m * n <= _DENSE:
+        matrix = [apply(E).ravel() for E in np.eye(m * n).reshape(m * n, m, n)]
+        return float(np.abs(np.linalg.eigvalsh(matrix)).max())
+    operator = LinearOperator((m * n, m * n), matvec=shifted, dtype=float)
+    start = np.random.default_rng(0).standard_normal(m * n)
+    if not np.any(operator @ start):  # of which no Lanczos step is known
+        return scale
+    ends = eigsh(operator, k=2, which="BE", v0=start, return_eigenvectors=False)
+    return float(np.abs(ends - scale).max())
 
 
 def imbalances(layers: Sequence[Array]) -> list[Array]:
@@ -304,6 +464,49 @@ def imbalance(layers: Sequence[Array]) -> Any:
     norms = xp.stack([none, *(xp.linalg.matrix_norm(matrix) for matrix in imbalances(layers))])
     largest = xp.max(norms)
     return float(largest) if is_numpy_array(layers[0]) else largest
+
+
+def nearest_imbalance(layers: Sequence[Array]) -> Array:
+    r"""The numbers that come nearest to the `imbalances` of layers, as multiples of the identity.
+
+    The mean of the eigenvalues of each of the imbalances,
+
+    .. math:: c_{j+1} - c_j = \operatorname{tr}(W_{j+1}^T W_{j+1} - W_j W_j^T) / d_j
+
+    with d_j the width of hidden layer j. It times the identity is the nearest multiple of the
+    identity in the Frobenius norm. Where the imbalances are such multiples, and the hidden layers
+    have min(m, n) neurons, the end-to-end matrix moves by the metric ``DeepLinearMetric(N,
+    imbalance)`` of these numbers; elsewhere that is the metric to compare it with.
+
+    Parameters
+    ----------
+    layers : sequence of array_like
+        The layers [W_1, ..., W_N].
+
+    Returns
+    -------
+    array (N - 1,)
+        They may have either sign, and are zero for balanced layers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers are not finite real matrices of one library, or do not chain.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import riemdln
+    >>> layers = [np.eye(2), np.diag([3.0, 1.0])]
+    >>> riemdln.nearest_imbalance(layers)
+    array([4.])
+    >>> metric = riemdln.DeepLinearMetric(2, imbalance=riemdln.nearest_imbalance(layers))
+    """
+    layers = chained_layers("layers", layers)
+    xp = array_namespace(*layers)
+    none = xp.zeros((0,), dtype=layers[0].dtype, device=device(layers[0]))
+    means = [xp.linalg.trace(D)[None] / D.shape[0] for D in imbalances(layers)]
+    return xp.concat([none, *means])
 
 
 def random_layers(

@@ -10,12 +10,21 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from riemdln.flows._results import Flow, LangevinFlow, NetworkFlow, NetworkLangevinFlow
+from riemdln.flows._results import (
+    BalancingFlow,
+    Flow,
+    LangevinFlow,
+    NetworkFlow,
+    NetworkLangevinFlow,
+)
 from riemdln.manifolds import FixedRankPoint
 
 __all__ = ["load_flow"]
 
-_KINDS = {kind.__name__: kind for kind in (Flow, LangevinFlow, NetworkFlow, NetworkLangevinFlow)}
+_KINDS = {
+    kind.__name__: kind
+    for kind in (BalancingFlow, Flow, LangevinFlow, NetworkFlow, NetworkLangevinFlow)
+}
 _FORMAT = "riemdln flow 1"
 
 
@@ -38,7 +47,7 @@ def load_flow(path: str | PathLike[str]) -> Flow:
 
     Returns
     -------
-    Flow, LangevinFlow, NetworkFlow or NetworkLangevinFlow
+    BalancingFlow, Flow, LangevinFlow, NetworkFlow or NetworkLangevinFlow
         Equal to what was saved, to the last bit.
 
     Raises

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Flow", "FlowError", "LangevinFlow", "NetworkFlow", "NetworkLangevinFlow"]
+__all__ = [
+    "BalancingFlow",
+    "Flow",
+    "FlowError",
+    "LangevinFlow",
+    "NetworkFlow",
+    "NetworkLangevinFlow",
+]
 
 Vector = NDArray[np.floating[Any]]
 
@@ -143,6 +150,28 @@ class NetworkLangevinFlow(Flow):
         (K, d_j, d_{j-1}).
     imbalances : array (T,) or (T, K)
         Their imbalances (see `imbalance`), which are rounding errors.
+    """
+
+    layers: list[list[Vector]]
+    imbalances: Vector
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BalancingFlow(Flow):
+    """Layers on their way to balance at T times, with one and the same end-to-end matrix.
+
+    `points` are the end-to-end matrices, `costs` half the sum of the squares of all weights, with
+    the sum of (c_{j+1} - c_j) log |det G_j| added where an imbalance was asked for, and
+    `gradient_norms` the norms of all matrices M_j together, whose squares are the rate at which the
+    costs fall (see `balancing_flow`). No gradient of a problem is asked for, so `nfev` is zero.
+
+    Attributes
+    ----------
+    layers : list of list of array
+        The layers [W_1, ..., W_N] at each of the T times.
+    imbalances : array (T,)
+        How far they are from balance (see `imbalance`), or from the imbalance that was asked for:
+        the largest Frobenius norm of a matrix M_j.
     """
 
     layers: list[list[Vector]]

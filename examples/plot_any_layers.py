@@ -1,0 +1,180 @@
+r"""
+Layers that are not balanced: how far from a metric, and how to balance them
+============================================================================
+
+The flow of unbalanced layers strays from the flow of a metric in proportion to how far their
+imbalance is from a multiple of the identity. Small random layers are as unbalanced, beside their
+size, as large ones: they follow the path of :math:`g^N`, at another pace.
+
+.. image:: images/sphx_glr_plot_any_layers_001.png
+   :alt: Distances from flows of metrics, by the imbalance and by the scale, and balancing in time
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_any_layers_001.png
+
+Gradient flow conserves :math:`D = W_2^T W_2 - W_1 W_1^T`. If :math:`D = c I` the end-to-end matrix
+:math:`W = W_2 W_1` moves by a metric, ``DeepLinearMetric(2, imbalance=c)``; for other layers the
+nearest :math:`c` is the mean eigenvalue of :math:`D`. This example measures how far the flows come
+apart, at depth two, and shows the flow that brings layers to balance and leaves :math:`W` as it is.
+
+The guide has a section on :doc:`layers that are not balanced </guide/networks>`, and the theory
+:ref:`a bound and the equations <any-layers>`. The functions are :func:`~riemdln.velocity_error`,
+:func:`~riemdln.nearest_imbalance` and :func:`~riemdln.balancing_flow`.
+
+Run it with ``python examples/plot_any_layers.py``; it writes ``plot_any_layers.png``.
+"""
+
+# %%
+# A cost under every metric
+# -------------------------
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pymanopt
+from scipy.linalg import expm
+
+import riemdln
+
+target = np.diag([2.0, 1.2, 0.7])
+
+
+def problem_under(metric):
+    """Half the squared distance from the target."""
+    manifold = riemdln.FullRank(3, 3, metric)
+
+    @pymanopt.function.numpy(manifold)
+    def cost(W):
+        return np.sum((W - target) ** 2) / 2
+
+    @pymanopt.function.numpy(manifold)
+    def gradient(W):
+        return W - target
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
+
+
+def relative_distances(points, others):
+    """The distance of each two matrices, beside the first one."""
+    return np.linalg.norm(points - others, axis=(1, 2)) / np.linalg.norm(points, axis=(1, 2))
+
+
+# %%
+# What is left of the imbalance
+# -----------------------------
+# The layers start with the imbalance I and the same W. A change of the basis of the hidden layer
+# takes D away from multiples of the identity: the spread is the difference of its largest and its
+# least eigenvalue.
+
+W = np.array([[1.0, 0.2, 0.0], [0.1, 0.8, 0.3], [0.0, 0.2, 0.7]])
+first, second = riemdln.balanced_layers(W, 2, imbalance=1.0)
+direction = np.random.default_rng(0).standard_normal((3, 3))
+times = np.linspace(0.0, 2.0, 21)
+spreads, near, far = [], [], []
+for size in np.geomspace(1e-4, 1e-1, 7):
+    G = expm(size * direction)
+    layers = [G @ first, second @ np.linalg.inv(G)]
+    spreads.append(np.ptp(np.linalg.eigvalsh(riemdln.imbalances(layers)[0])))
+    nearest = riemdln.DeepLinearMetric(2, imbalance=riemdln.nearest_imbalance(layers))
+    network = riemdln.network_flow(problem_under(nearest), layers, times)
+    for metric, distances in ((nearest, near), (riemdln.DeepLinearMetric(2), far)):
+        flow = riemdln.gradient_flow(problem_under(metric), W, times)
+        distances.append(relative_distances(network.points, flow.points).max())
+power = np.polyfit(np.log(spreads), np.log(near), 1)[0]
+print(f"distance from the flow of the nearest metric: power {power:.3f} of the spread")
+assert abs(power - 1) < 0.02
+assert min(far) > 10 * near[2]
+
+# %%
+# Small random layers
+# -------------------
+# The flows are compared at equal times, and at equal costs, which forgets their paces.
+
+metric = riemdln.DeepLinearMetric(2)
+problem = problem_under(metric)
+scales = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.005, 0.001])
+at_equal_times, at_equal_costs, velocity_errors = [], [], []
+times = np.linspace(0.0, 15.0, 751)
+for scale in scales:
+    layers = riemdln.random_layers([3, 3, 3], scale=scale, rng=3)
+    network = riemdln.network_flow(problem, layers, times)
+    flow = riemdln.gradient_flow(problem, riemdln.end_to_end(layers), times)
+    velocity_errors.append(riemdln.velocity_error(layers, metric))
+    at_equal_times.append(relative_distances(network.points, flow.points).max())
+    costs = np.linspace(0.05, 0.95, 91) * flow.costs[0]
+    network_points, flow_points = (
+        np.transpose(
+            [np.interp(costs, f.costs[::-1], entry[::-1]) for entry in f.points.reshape(-1, 9).T]
+        ).reshape(-1, 3, 3)
+        for f in (network, flow)
+    )
+    at_equal_costs.append(relative_distances(network_points, flow_points).max())
+print(f"velocity errors from {min(velocity_errors):.3f} to {max(velocity_errors):.3f}")
+print(f"at equal times from {at_equal_times[0]:.3f} to {at_equal_times[-1]:.3f}")
+print(f"at equal costs from {at_equal_costs[0]:.3f} to {at_equal_costs[-1]:.3f}")
+assert np.ptp(velocity_errors) < 1e-6
+assert min(at_equal_times) > 0.05
+assert np.all(np.diff(at_equal_costs) < 0)
+assert at_equal_costs[-1] < at_equal_costs[0] / 5
+
+# %%
+# The flow to balance
+# -------------------
+# It changes hidden bases alone, so that the end-to-end matrix stays to rounding. Hidden layers of
+# the rank of W come to balance exponentially. Where they are wider, weights have to go to zero, and
+# the imbalance falls as 1 / t.
+
+balancing_times = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, 101)])
+widths = {"3": [5, 3, 3, 3], "4": [5, 4, 4, 3]}
+balancing = {}
+for name, sizes in widths.items():
+    layers = riemdln.random_layers(sizes, scale=0.7, rng=0)
+    flow = riemdln.balancing_flow(layers, balancing_times, method="Radau")
+    W = riemdln.end_to_end(layers)
+    drift = np.abs(flow.points - W).max() / np.abs(W).max()
+    print(f"{name} hidden neurons: imbalance {flow.imbalances[-1]:.0e}, W moved by {drift:.0e}")
+    assert drift < 1e-13
+    balancing[name] = flow.imbalances
+assert balancing["3"][-1] < 1e-8
+late = balancing_times > 100
+slope = np.polyfit(np.log(balancing_times[late]), np.log(balancing["4"][late]), 1)[0]
+print(f"4 hidden neurons: power {slope:.2f} of the time")
+assert abs(slope + 1) < 0.05
+
+# %%
+# The figure
+# ----------
+
+figure, (departure, scale_panel, balance) = plt.subplots(
+    1, 3, figsize=(11, 4.6), layout="constrained"
+)
+blue, orange, grey = "#0072B2", "#D55E00", "0.55"
+departure.loglog(spreads, near, "o-", color=blue, label="from the nearest metric")
+departure.loglog(spreads, far, "s-", color=orange, label="from $g^2$")
+departure.set(
+    title="Layers stray in proportion\nto their imbalance",
+    xlabel="spread of the eigenvalues of $D$",
+    ylabel="relative distance of the flows",
+)
+scale_panel.loglog(scales, at_equal_times, "s-", color=orange, label="at equal times")
+scale_panel.loglog(scales, at_equal_costs, "o-", color=blue, label="at equal costs")
+scale_panel.set(
+    title="Small random layers take the path\nof $g^2$, at another pace",
+    xlabel="scale of the random layers",
+    ylabel="relative distance from the flow of $g^2$",
+    ylim=(0.003, 0.5),
+)
+for (name, sizes), colour in zip(balancing.items(), (blue, orange), strict=True):
+    label = f"{name} hidden neurons"
+    balance.loglog(balancing_times[1:], sizes[1:], color=colour, label=label)
+balance.plot([30, 1000], [3 * balancing["4"][-1] / 0.03, 3 * balancing["4"][-1]], color=grey)
+balance.annotate("1 / t", (150, 24 * balancing["4"][-1]), color=grey)
+balance.set(
+    title="Balancing is fast, unless\nweights have to go (rank 3)",
+    xlabel="time",
+    ylabel="imbalance",
+    ylim=(1e-10, 20),
+)
+for panel in figure.axes:
+    panel.legend(frameon=False)
+    panel.grid(alpha=0.25)
+figure.savefig("plot_any_layers.png", dpi=150)
+plt.show()
