@@ -36,10 +36,17 @@ from riemdln.networks import (
     layer_gradients,
     random_layers,
 )
+from riemdln.weight_decay import (
+    CollapseThreshold,
+    collapse_threshold,
+    decayed_singular_value,
+    layer_decay,
+)
 
 __version__ = version("riemdln")
 
 __all__ = [
+    "CollapseThreshold",
     "DeepLinearMetric",
     "FixedRank",
     "FixedStep",
@@ -59,6 +66,8 @@ __all__ = [
     "SpectralMetric",
     "balanced_layers",
     "checks",
+    "collapse_threshold",
+    "decayed_singular_value",
     "end_to_end",
     "free_energy",
     "geodesics",
@@ -67,6 +76,7 @@ __all__ = [
     "imbalances",
     "kernels",
     "langevin_flow",
+    "layer_decay",
     "layer_gradients",
     "load_flow",
     "network_flow",

@@ -184,6 +184,10 @@ class MultiplicativePlace:
         flat = (*s.shape[:-1], -1)
         return np.concatenate([X.reshape(flat), Y.reshape(flat)], axis=-1).ravel()
 
+    def in_frame(self) -> tuple[FrameAt, Callable[[Blocks], Blocks]]:
+        """The metric on blocks, which are what tangent vectors are here."""
+        return self._at, lambda blocks: blocks
+
     def _warn_of_underflow(self, Z: Blocks) -> None:
         if self._covector is None:
             return
