@@ -25,7 +25,6 @@ from riemdln import (
     gradient_flow,
     imbalances,
     layer_decay,
-    random_layers,
 )
 from riemdln.checks import check_gradient, check_hessian
 from tests.conftest import random_matrix
@@ -54,17 +53,13 @@ def decaying_layers(layers, gradient, rate, time):
     sizes = np.cumsum([layer.size for layer in layers])[:-1]
 
     def unpacked(state):
-        return [part.reshape(a.shape) for part, a in zip(np.split(state, sizes), layers)]
+        return [part.reshape(a.shape) for part, a in zip(np.split(state, sizes), layers, strict=True)]
 
     def velocity(_, state):
         Ws = unpacked(state)
-        G = gradient(np.linalg.multi_dot([*Ws[::-1], np.eye(Ws[0].shape[1])]))
-        moves = []
+        G, moves = gradient(end_to_end(Ws)), []
         for j in range(len(Ws)):
-            above, below = np.eye(Ws[-1].shape[0]), np.eye(Ws[0].shape[1])
-            for W in Ws[j + 1 :]:
-                above = W @ above if W.shape[1] == above.shape[0] else W
-            above = np.eye(Ws[j].shape[0])
+            above, below = np.eye(Ws[j].shape[0]), np.eye(Ws[0].shape[1])
             for W in Ws[j + 1 :]:
                 above = W @ above
             for W in Ws[:j]:
@@ -137,7 +132,7 @@ def test_positive_definite_matrices_move_as_matrices(rng):
 
 
 def test_decay_balances_layers(rng):
-    layers = random_layers([3, 4, 3, 2], rng=rng)
+    layers = [rng.standard_normal(shape) / 2 for shape in ((4, 3), (3, 4), (2, 3))]
     target = rng.standard_normal((2, 3))
     ends = decaying_layers(layers, lambda W: W - target, MU, 1.5)
     for before, after in zip(imbalances(layers), imbalances(ends), strict=True):
@@ -208,13 +203,13 @@ def test_the_term_is_half_the_squared_distance_from_zero(rng, depth):
     assert sum(np.sum(layer**2) for layer in layers) > least
 
 
-@pytest.mark.parametrize("depth", [2, 3, 5, math.inf])
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
 def test_singular_values_that_collapse_have_relative_accuracy(rng, depth):
     """At a start that is aligned with the target each one has an equation of its own."""
     growth = 1 if math.isinf(depth) else depth
     U, V = random_matrix(rng, 3, 3, [1, 1, 1]), random_matrix(rng, 3, 3, [1, 1, 1])
     sigma, s = np.array([4.0, 0.2, 0.1]), np.array([3.0, 1.0, 0.5])
-    time = math.log(1e200) / growth
+    time = math.log(1e130) / growth
 
     def slope(_, logarithm):
         return growth * ((sigma - np.exp(logarithm)) * np.exp((1 - 2 / depth) * logarithm) - 1)
@@ -222,7 +217,7 @@ def test_singular_values_that_collapse_have_relative_accuracy(rng, depth):
     exact = solve_ivp(slope, (0, time), np.log(s), method="LSODA", rtol=1e-12, atol=1e-12)
     manifold = FullRank(3, 3, DeepLinearMetric(depth))
     problem = layer_decay(regression(manifold, U * sigma @ V.T), 1.0)
-    flow = gradient_flow(problem, (U, s, V.T), [0, time], method="LSODA", rtol=1e-10)
+    flow = gradient_flow(problem, (U, s, V.T), [0, time])
     logarithms = np.log(flow.singular_values[-1])
     assert logarithms[-1] < math.log(1e-100)
     np.testing.assert_allclose(logarithms, exact.y[:, -1], atol=1e-5)
@@ -276,13 +271,13 @@ def test_terms_add(rng, first):
         lambda p: p.euclidean_hessian(W, X),
         lambda p: p.riemannian_gradient(W),
         lambda p: p.riemannian_hessian(W, X),
-        lambda p: p.riemannian_gradient(gradient_flow(both, W, [0, 0.1]).points[-1]),
     ):
         expected = ask(decay) + ask(entropy) - ask(problem)
         np.testing.assert_allclose(ask(both), expected, atol=1e-12)
-    flow = gradient_flow(both, W, [0, 1e-4])
-    step = W - 1e-4 * both.riemannian_gradient(W)
-    np.testing.assert_allclose(flow.points[-1], step, atol=1e-6)
+    flow = gradient_flow(both, W, [0, 1e-4, 2e-4], rtol=1e-12, atol=1e-14)
+    velocity = (flow.points[2] - flow.points[0]) / 2e-4
+    np.testing.assert_allclose(velocity, -both.riemannian_gradient(flow.points[1]), atol=1e-5)
+    np.testing.assert_allclose(flow.costs, [both.cost(point) for point in flow.points], rtol=1e-12)
 
 
 @pytest.mark.parametrize("depth", [1, 1.5, 3])
@@ -333,3 +328,252 @@ def test_autograd_and_torch_will_do(rng, backend):
     assert np.isfinite(problem.riemannian_hessian(W, X)).all()
 
 
+
+
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
+def test_rank_deficient_matrices_decay_too(rng, depth):
+    problem = layer_decay(regression(FullRank(2, 2, DeepLinearMetric(depth)), np.eye(2)), MU)
+    W = np.diag([2.0, 0.0])
+    growth = 1 if math.isinf(depth) else depth
+    theta = 4.0 if math.isinf(depth) else depth * 2 ** (2 - 2 / depth)
+    expected = np.diag([theta + growth * MU * 2, 0.0])
+    np.testing.assert_allclose(problem.riemannian_gradient(W), expected)
+    if depth == 2:  # one of the subgradients of the nuclear norm
+        assert problem.cost(W) == pytest.approx(1 + MU * 2)
+    else:
+        with pytest.raises(ValueError, match="^the gradient of the decay must be finite"):
+            problem.euclidean_gradient(W)
+    with pytest.raises(ValueError, match="of the decay must be finite"):
+        problem.euclidean_hessian(W, np.eye(2))
+
+
+def test_single_precision_is_kept(rng):
+    problem = layer_decay(regression(FullRank(2, 3, DeepLinearMetric(3)), np.float32(1.0)), MU)
+    W, X = rng.standard_normal((2, 2, 3))
+    names = ["euclidean_gradient", "riemannian_gradient"]
+    exact = [problem.cost(W), *(getattr(problem, name)(W) for name in names)]
+    exact += [problem.riemannian_hessian(W, X)]
+    W, X = W.astype(np.float32), X.astype(np.float32)
+    single = [problem.cost(W), *(getattr(problem, name)(W) for name in names)]
+    single += [problem.riemannian_hessian(W, X)]
+    for actual, expected in zip(single, exact, strict=True):
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize(
+    "optimizer",
+    [optimizers.SteepestDescent, optimizers.ConjugateGradient, optimizers.TrustRegions],
+)
+def test_optimizers_come_to_lower_rank(rng, optimizer, depth):
+    U, V = (np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(2))
+    sigma = np.array([4.0, 2.0, 0.1])
+    problem = layer_decay(
+        regression(FullRank(3, 3, DeepLinearMetric(depth)), U * sigma @ V.T), 0.5
+    )
+    start = (U * [3.0, 2.0, 0.5]) @ V.T + 0.1 * rng.standard_normal((3, 3))
+    result = optimizer(verbosity=0, min_gradient_norm=1e-7, max_iterations=500).run(
+        problem, initial_point=start
+    )
+    expected = U * decayed_singular_value(sigma, 0.5, depth) @ V.T
+    np.testing.assert_allclose(result.point, expected, atol=1e-5)
+
+
+def exact_threshold(rate, depth):
+    """The least value of s + mu s^{2/N - 1}, where its derivative is zero."""
+    with mpmath.workdps(30):
+        power = -1 if math.isinf(depth) else 2 / mpmath.mpf(depth) - 1
+        s = mpmath.findroot(lambda x: 1 + rate * power * mpmath.exp((power - 1) * x), 0.0)
+        s = mpmath.exp(s)
+        return float(s + rate * s**power), float(s)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 0.3, 50.0])
+@pytest.mark.parametrize("depth", [2.001, 2.5, 3, 4, 20, 1e6, math.inf])
+def test_the_threshold_is_the_least_value_of_the_target(depth, rate):
+    np.testing.assert_allclose(
+        collapse_threshold(rate, depth), exact_threshold(rate, depth), rtol=1e-11
+    )
+
+
+def test_the_threshold_of_soft_thresholding_is_the_limit():
+    assert collapse_threshold(0.3, 2) == pytest.approx((0.3, 0.0))
+    np.testing.assert_allclose(collapse_threshold(0.3, 2 + 1e-9), [0.3, 0.0], atol=1e-7)
+    assert collapse_threshold(0.3, 1.999) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, math.inf])
+def test_flows_collapse_below_the_threshold(depth):
+    """Bisection over targets: which of the flows from large singular values go to zero."""
+    manifold = FullRank(1, 1, DeepLinearMetric(depth))
+    threshold = collapse_threshold(MU, depth).target
+    low, high = 0.5 * threshold, 2.0 * threshold
+    while high - low > 5e-4 * threshold:
+        middle = (low + high) / 2
+        problem = layer_decay(regression(manifold, np.array([[middle]])), MU)
+        flow = gradient_flow(
+            problem, [[3.0]], [0, 3000.0], method="LSODA", stop=lambda t, W, *_: W[0, 0] < 1e-3
+        )
+        low, high = (middle, high) if flow.points[-1, 0, 0] < 2e-3 else (low, middle)
+    assert (low + high) / 2 == pytest.approx(threshold, rel=2e-3)
+
+
+@pytest.mark.parametrize("depth", [3, 4, math.inf])
+def test_above_the_threshold_zero_attracts_small_singular_values(depth):
+    """The boundary of the basins is the smaller solution of sigma = s + mu s^{2/N - 1}."""
+    sigma = 1.3 * collapse_threshold(MU, depth).target
+    power = 2 / depth - 1
+    large = decayed_singular_value(sigma, MU, depth)
+    small = mpmath.findroot(
+        lambda s: s + MU * s**power - sigma, (1e-3, 0.9 * large), solver="anderson", verify=False
+    )
+    assert float(small) < collapse_threshold(MU, depth).singular_value < large
+    problem = layer_decay(
+        regression(FullRank(1, 1, DeepLinearMetric(depth)), np.array([[sigma]])), MU
+    )
+    for start, end in ((0.99 * float(small), 0.0), (1.01 * float(small), large)):
+        flow = gradient_flow(problem, [[start]], [0, 300.0], method="LSODA")
+        np.testing.assert_allclose(flow.points[-1], end, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("depth", "polynomial"),
+    [  # of y = s^{1/N} or s^{2/N}, in sigma and mu
+        (3, lambda sigma, mu: ([1, 0, 0, -sigma, mu], 3)),
+        (4, lambda sigma, mu: ([1, 0, -sigma, mu], 2)),
+        (1.5, lambda sigma, mu: ([1, 0, mu, -sigma], 3)),
+        (math.inf, lambda sigma, mu: ([1, -sigma, mu], 1)),
+        (1, lambda sigma, mu: ([1 + mu, -sigma], 1)),
+        (2, lambda sigma, mu: ([1, mu - sigma], 1)),
+    ],
+)
+def test_what_is_left_of_singular_values_is_a_root(depth, polynomial):
+    least = collapse_threshold(MU, depth).target
+    sigma = least + np.array([1e-6, 0.01, 1.0, 30.0, 1e8])
+    for value, left in zip(sigma, decayed_singular_value(sigma, MU, depth), strict=True):
+        coefficients, power = polynomial(value, MU)
+        roots = np.roots(coefficients)
+        largest = roots[np.abs(roots.imag) < 1e-7 * np.abs(roots)].real.max()
+        assert left == pytest.approx(largest**power, rel=1e-7)
+    below = decayed_singular_value([0.0, 0.3 * least, 0.999 * least], MU, depth)
+    assert not np.any(below)
+
+
+def test_what_is_left_of_small_and_large_singular_values_has_all_digits():
+    # At depth 1.5 it is (sigma / mu)^3 for small sigma.
+    assert decayed_singular_value(1e-60, MU, 1.5) == pytest.approx((1e-60 / MU) ** 3, rel=1e-13)
+    assert decayed_singular_value(1e200, MU, 3) == pytest.approx(1e200, rel=1e-15)
+    # 1 / (1 - 1e-8) of the threshold leaves a digit of every two.
+    sigma = 2 * (1 + 1e-8)
+    assert decayed_singular_value(sigma, 1.0, math.inf) == pytest.approx(
+        sigma / 2 + math.sqrt((1e-8 * (2 + 1e-8))), rel=1e-8
+    )
+    left = decayed_singular_value(np.full((2, 3), 1.0), MU, 2)
+    np.testing.assert_allclose(left, np.full((2, 3), 1.0 - MU), rtol=1e-15)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_a_loss_of_data_collapses_where_its_gradient_at_zero_is_below_the_rate(rng, depth):
+    """At depth 2 zero attracts below the top singular value of -grad E(0), beyond at every rate."""
+    target, data = rng.standard_normal((3, 4)), rng.standard_normal((4, 9)) / 3
+    manifold = FullRank(3, 4, DeepLinearMetric(depth))
+    problem = regression(manifold, target, data)
+    top = np.linalg.norm(problem.euclidean_gradient(np.zeros((3, 4))), ord=2)
+    start = 1e-6 * rng.standard_normal((3, 4))
+    for share in (0.97, 1.03):
+        decaying = layer_decay(problem, share * top)
+        flow = gradient_flow(decaying, start, [0, 300 / top], method="LSODA")
+        grows = depth == 2 and share < 1
+        assert (flow.singular_values[-1, 0] > 1e-3) == grows
+
+
+@pytest.mark.parametrize(("m", "n"), SHAPES)
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_step_is_one_of_torch_with_weight_decay(rng, m, n, depth):
+    torch = pytest.importorskip("torch", reason="torch is optional")
+    h, W, target = 0.02, random_matrix(rng, m, n), rng.standard_normal((m, n))
+    layers = [torch.tensor(layer, requires_grad=True) for layer in balanced_layers(W, depth)]
+    product = torch.linalg.multi_dot([*layers[::-1], torch.eye(n, dtype=torch.float64)])
+    torch.sum((product - torch.tensor(target)) ** 2 / 2).backward()
+    torch.optim.SGD(layers, lr=h, weight_decay=MU).step()
+    expected = end_to_end([layer.detach().numpy() for layer in layers])
+    manifold = FullRank(m, n, DeepLinearMetric(depth), retraction="network")
+    search = FixedStep(h, weight_decay=MU)
+    optimizer = optimizers.SteepestDescent(search, max_iterations=1, verbosity=0)
+    result = optimizer.run(regression(manifold, target), initial_point=W)
+    np.testing.assert_allclose(result.point, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_steps_are_those_of_torch_to_order_two_and_runs_to_order_one(rng, depth):
+    torch = pytest.importorskip("torch", reason="torch is optional")
+    W, target = random_matrix(rng, 3, 2), rng.standard_normal((3, 2))
+    problem = regression(FullRank(3, 2, DeepLinearMetric(depth)), target)
+    flow = gradient_flow(layer_decay(problem, MU), W, [0, 0.5], rtol=1e-11, atol=1e-13)
+
+    def errors(h, steps):
+        layers = [torch.tensor(layer, requires_grad=True) for layer in balanced_layers(W, depth)]
+        optimizer = torch.optim.SGD(layers, lr=h, weight_decay=MU)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            product = torch.linalg.multi_dot([*layers[::-1], torch.eye(2, dtype=torch.float64)])
+            torch.sum((product - torch.tensor(target)) ** 2 / 2).backward()
+            optimizer.step()
+        end = end_to_end([layer.detach().numpy() for layer in layers])
+        search = FixedStep(h, weight_decay=MU)
+        descent = optimizers.SteepestDescent(search, max_iterations=steps, verbosity=0)
+        point = descent.run(problem, initial_point=W).point
+        return np.linalg.norm(point - end), np.linalg.norm(point - flow.points[-1])
+
+    (one, _), (half, _) = errors(1e-3, 1), errors(5e-4, 1)
+    assert np.log2(one / half) == pytest.approx(2, abs=0.05)
+    (many, to_flow), (more, nearer) = errors(1e-3, 500), errors(5e-4, 1000)
+    assert np.log2(many / more) == pytest.approx(1, abs=0.1)
+    assert np.log2(to_flow / nearer) == pytest.approx(1, abs=0.1)
+
+
+def test_steps_with_decay_on_other_manifolds(rng):
+    u, s, vt = np.linalg.svd(random_matrix(rng, 4, 3), full_matrices=False)
+    point, h = (u[:, :2], s[:2], vt[:2]), 0.1
+    manifold = FixedRank(4, 3, 2, DeepLinearMetric(3))
+    still = manifold.zero_vector(point)
+    _, (u, s, vt) = FixedStep(h, MU).search(None, manifold, point, still, 0.0, 0.0)
+    expected = (point[0] * point[1] @ point[2]) * (1 - h * MU) ** 3
+    np.testing.assert_allclose(u * s @ vt, expected, atol=1e-14)
+    W = np.diag([2.0, 1.0])
+    cone = PositiveDefinite(2, DeepLinearMetric(math.inf))
+    _, end = FixedStep(h, MU).search(None, cone, W, 0 * W, 0.0, 0.0)
+    np.testing.assert_allclose(end, math.exp(-h * MU) * W, atol=1e-14)
+
+
+@pytest.mark.parametrize("manifold", [
+    FullRank(2, 2, SpectralMetric(lambda s, t: s + t)),
+    pymanopt.manifolds.Euclidean(2, 2),
+], ids=str)
+def test_what_has_no_layers_says_so(manifold):
+    problem = pymanopt.Problem(manifold, pymanopt.function.numpy(manifold)(np.sum))
+    with pytest.raises(ValueError, match="^problem must be on .* with a DeepLinearMetric"):
+        layer_decay(problem, 1.0)
+    with pytest.raises(ValueError, match="^weight_decay needs a manifold with a DeepLinearMetric"):
+        FixedStep(0.1, 0.1).search(np.sum, manifold, np.eye(2), np.eye(2), 0.0, 0.0)
+
+
+def test_wrong_arguments_say_so():
+    problem = regression(FullRank(2, 2, DeepLinearMetric(2)), np.eye(2))
+    with pytest.raises(TypeError, match=r"^problem must be a pymanopt\.Problem, got FullRank"):
+        layer_decay(problem.manifold, 1.0)
+    for wrong in (0.0, -1.0, math.nan, math.inf, "1", None):
+        with pytest.raises((TypeError, ValueError), match="^rate must be"):
+            layer_decay(problem, wrong)
+        with pytest.raises((TypeError, ValueError), match="^rate must be"):
+            collapse_threshold(wrong, 2)
+    with pytest.raises(ValueError, match="^depth must be a number from 1"):
+        decayed_singular_value(1.0, 1.0, 0.5)
+    with pytest.raises(ValueError, match="^target must be nonnegative"):
+        decayed_singular_value([1.0, -1.0], 1.0, 2)
+    with pytest.raises(ValueError, match="^weight_decay must be below 1 / step_size = 10"):
+        FixedStep(0.1, weight_decay=10.0)
+    with pytest.raises(ValueError, match="^weight_decay must be nonnegative"):
+        FixedStep(0.1, weight_decay=-1.0)
+    assert repr(FixedStep(0.1, 0.5)) == "FixedStep(0.1, weight_decay=0.5)"

@@ -46,9 +46,6 @@ class Asked:
         self._energy = getattr(problem, "energy", problem)
         self._terms = getattr(problem, "terms", ())
         self.is_riemannian = _is_own(self._energy.riemannian_gradient)
-        self._gradient = (
-            problem.riemannian_gradient if self.is_riemannian else self._euclidean_gradient
-        )
 
     @cached_property
     def _euclidean_gradient(self) -> Any:
@@ -104,7 +101,9 @@ class Asked:
 
     def given_gradient(self, point: Any, stack: tuple[int, ...]) -> Any:
         """The gradient as the problem has it, Riemannian or Euclidean, of a point or a stack."""
-        return self._ask(self._gradient, point, stack)
+        if self.is_riemannian:
+            return self._ask(self._problem.riemannian_gradient, point, stack)
+        return self._ask(self._euclidean_gradient, point, stack)
 
     def _ask(self, gradient: Any, point: Any, stack: tuple[int, ...]) -> Any:
         if stack and not self._vectorized:
