@@ -11,8 +11,6 @@ from pymanopt import Problem
 from scipy.optimize import elementwise
 
 from riemdln._arrays import (
-    diagonal_mask,
-    diagonal_matrix,
     finite,
     finite_array,
     namespace,

@@ -38,7 +38,7 @@ every_case = pytest.mark.parametrize(("m", "n", "depth"), CASES)
 
 def regression(manifold, target, data=None):
     """E = |(W - T) X|^2 / 2."""
-    gram = np.eye(target.shape[-1]) if data is None else data @ data.T
+    gram = np.eye(target.shape[-1], dtype=target.dtype) if data is None else data @ data.T
     plain = pymanopt.function.numpy(manifold)
     return pymanopt.Problem(
         manifold,
@@ -53,7 +53,9 @@ def decaying_layers(layers, gradient, rate, time):
     sizes = np.cumsum([layer.size for layer in layers])[:-1]
 
     def unpacked(state):
-        return [part.reshape(a.shape) for part, a in zip(np.split(state, sizes), layers, strict=True)]
+        return [
+            part.reshape(a.shape) for part, a in zip(np.split(state, sizes), layers, strict=True)
+        ]
 
     def velocity(_, state):
         Ws = unpacked(state)
@@ -247,12 +249,15 @@ def test_the_entropy_pulls_on_singular_values_that_entries_do_not_hold(depth):
         ratio = (b / a) ** 2
         # S = ln(theta) / 2, theta = (a^2 - b^2) / (2 ln(a / b))
         gap = logarithms[0] - logarithms[1]
-        return np.array(
-            [
-                a * (1 / (1 - ratio) - 1 / (2 * gap)),
-                b * (-ratio / (1 - ratio) + 1 / (2 * gap)),
-            ]
-        ) / 1e3
+        return (
+            np.array(
+                [
+                    a * (1 / (1 - ratio) - 1 / (2 * gap)),
+                    b * (-ratio / (1 - ratio) + 1 / (2 * gap)),
+                ]
+            )
+            / 1e3
+        )
 
     exact = solve_ivp(speed, times, np.log([1.0, small]), rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(np.log(flow.singular_values[-1]), exact.y[:, -1], atol=1e-8)
@@ -276,7 +281,7 @@ def test_terms_add(rng, first):
         np.testing.assert_allclose(ask(both), expected, atol=1e-12)
     flow = gradient_flow(both, W, [0, 1e-4, 2e-4], rtol=1e-12, atol=1e-14)
     velocity = (flow.points[2] - flow.points[0]) / 2e-4
-    np.testing.assert_allclose(velocity, -both.riemannian_gradient(flow.points[1]), atol=1e-5)
+    np.testing.assert_allclose(velocity, -both.riemannian_gradient(flow.points[1]), rtol=1e-5)
     np.testing.assert_allclose(flow.costs, [both.cost(point) for point in flow.points], rtol=1e-12)
 
 
@@ -328,8 +333,6 @@ def test_autograd_and_torch_will_do(rng, backend):
     assert np.isfinite(problem.riemannian_hessian(W, X)).all()
 
 
-
-
 @pytest.mark.parametrize("depth", [2, 3, math.inf])
 def test_rank_deficient_matrices_decay_too(rng, depth):
     problem = layer_decay(regression(FullRank(2, 2, DeepLinearMetric(depth)), np.eye(2)), MU)
@@ -348,7 +351,9 @@ def test_rank_deficient_matrices_decay_too(rng, depth):
 
 
 def test_single_precision_is_kept(rng):
-    problem = layer_decay(regression(FullRank(2, 3, DeepLinearMetric(3)), np.float32(1.0)), MU)
+    problem = layer_decay(
+        regression(FullRank(2, 3, DeepLinearMetric(3)), np.ones((2, 3), np.float32)), MU
+    )
     W, X = rng.standard_normal((2, 2, 3))
     names = ["euclidean_gradient", "riemannian_gradient"]
     exact = [problem.cost(W), *(getattr(problem, name)(W) for name in names)]
@@ -369,23 +374,22 @@ def test_single_precision_is_kept(rng):
 def test_optimizers_come_to_lower_rank(rng, optimizer, depth):
     U, V = (np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(2))
     sigma = np.array([4.0, 2.0, 0.1])
-    problem = layer_decay(
-        regression(FullRank(3, 3, DeepLinearMetric(depth)), U * sigma @ V.T), 0.5
-    )
+    problem = layer_decay(regression(FullRank(3, 3, DeepLinearMetric(depth)), U * sigma @ V.T), 0.5)
     start = (U * [3.0, 2.0, 0.5]) @ V.T + 0.1 * rng.standard_normal((3, 3))
-    result = optimizer(verbosity=0, min_gradient_norm=1e-7, max_iterations=500).run(
+    # A singular value that is a rounding error counts with its power 2 / N in the cost.
+    result = optimizer(verbosity=0, min_gradient_norm=1e-3, max_iterations=500).run(
         problem, initial_point=start
     )
     expected = U * decayed_singular_value(sigma, 0.5, depth) @ V.T
-    np.testing.assert_allclose(result.point, expected, atol=1e-5)
+    np.testing.assert_allclose(result.point, expected, atol=2e-3)
 
 
 def exact_threshold(rate, depth):
     """The least value of s + mu s^{2/N - 1}, where its derivative is zero."""
     with mpmath.workdps(30):
         power = -1 if math.isinf(depth) else 2 / mpmath.mpf(depth) - 1
-        s = mpmath.findroot(lambda x: 1 + rate * power * mpmath.exp((power - 1) * x), 0.0)
-        s = mpmath.exp(s)
+        slope = lambda x: 1 + rate * power * mpmath.exp((power - 1) * x)  # noqa: E731
+        s = mpmath.exp(mpmath.findroot(slope, (-40, 40), solver="bisect"))
         return float(s + rate * s**power), float(s)
 
 
@@ -403,20 +407,20 @@ def test_the_threshold_of_soft_thresholding_is_the_limit():
     assert collapse_threshold(0.3, 1.999) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4, math.inf])
+@pytest.mark.parametrize("depth", [3, 4, math.inf])
 def test_flows_collapse_below_the_threshold(depth):
     """Bisection over targets: which of the flows from large singular values go to zero."""
     manifold = FullRank(1, 1, DeepLinearMetric(depth))
-    threshold = collapse_threshold(MU, depth).target
+    threshold, left = collapse_threshold(MU, depth)
     low, high = 0.5 * threshold, 2.0 * threshold
-    while high - low > 5e-4 * threshold:
+    while high - low > 2e-4 * threshold:
         middle = (low + high) / 2
         problem = layer_decay(regression(manifold, np.array([[middle]])), MU)
         flow = gradient_flow(
-            problem, [[3.0]], [0, 3000.0], method="LSODA", stop=lambda t, W, *_: W[0, 0] < 1e-3
+            problem, [[3.0]], [0, 600.0], rtol=1e-6, stop=lambda t, W, *_: W[0, 0] < left / 2
         )
-        low, high = (middle, high) if flow.points[-1, 0, 0] < 2e-3 else (low, middle)
-    assert (low + high) / 2 == pytest.approx(threshold, rel=2e-3)
+        low, high = (middle, high) if flow.points[-1, 0, 0] < 0.6 * left else (low, middle)
+    assert (low + high) / 2 == pytest.approx(threshold, rel=3e-4)
 
 
 @pytest.mark.parametrize("depth", [3, 4, math.inf])
@@ -433,7 +437,7 @@ def test_above_the_threshold_zero_attracts_small_singular_values(depth):
         regression(FullRank(1, 1, DeepLinearMetric(depth)), np.array([[sigma]])), MU
     )
     for start, end in ((0.99 * float(small), 0.0), (1.01 * float(small), large)):
-        flow = gradient_flow(problem, [[start]], [0, 300.0], method="LSODA")
+        flow = gradient_flow(problem, [[start]], [0, 100.0])
         np.testing.assert_allclose(flow.points[-1], end, atol=1e-6)
 
 
@@ -467,7 +471,7 @@ def test_what_is_left_of_small_and_large_singular_values_has_all_digits():
     # 1 / (1 - 1e-8) of the threshold leaves a digit of every two.
     sigma = 2 * (1 + 1e-8)
     assert decayed_singular_value(sigma, 1.0, math.inf) == pytest.approx(
-        sigma / 2 + math.sqrt((1e-8 * (2 + 1e-8))), rel=1e-8
+        sigma / 2 + math.sqrt(1e-8 * (2 + 1e-8)), rel=1e-8
     )
     left = decayed_singular_value(np.full((2, 3), 1.0), MU, 2)
     np.testing.assert_allclose(left, np.full((2, 3), 1.0 - MU), rtol=1e-15)
@@ -483,9 +487,9 @@ def test_a_loss_of_data_collapses_where_its_gradient_at_zero_is_below_the_rate(r
     start = 1e-6 * rng.standard_normal((3, 4))
     for share in (0.97, 1.03):
         decaying = layer_decay(problem, share * top)
-        flow = gradient_flow(decaying, start, [0, 300 / top], method="LSODA")
+        flow = gradient_flow(decaying, start, [0, 20 / top, 40 / top], rtol=1e-6)
         grows = depth == 2 and share < 1
-        assert (flow.singular_values[-1, 0] > 1e-3) == grows
+        assert (flow.singular_values[2, 0] > flow.singular_values[1, 0]) == grows
 
 
 @pytest.mark.parametrize(("m", "n"), SHAPES)
@@ -547,12 +551,16 @@ def test_steps_with_decay_on_other_manifolds(rng):
     np.testing.assert_allclose(end, math.exp(-h * MU) * W, atol=1e-14)
 
 
-@pytest.mark.parametrize("manifold", [
-    FullRank(2, 2, SpectralMetric(lambda s, t: s + t)),
-    pymanopt.manifolds.Euclidean(2, 2),
-], ids=str)
+@pytest.mark.parametrize(
+    "manifold",
+    [
+        FullRank(2, 2, SpectralMetric(lambda s, t: s + t)),
+        pymanopt.manifolds.Euclidean(2, 2),
+    ],
+    ids=str,
+)
 def test_what_has_no_layers_says_so(manifold):
-    problem = pymanopt.Problem(manifold, pymanopt.function.numpy(manifold)(np.sum))
+    problem = pymanopt.Problem(manifold, pymanopt.function.numpy(manifold)(lambda W: np.sum(W)))
     with pytest.raises(ValueError, match="^problem must be on .* with a DeepLinearMetric"):
         layer_decay(problem, 1.0)
     with pytest.raises(ValueError, match="^weight_decay needs a manifold with a DeepLinearMetric"):

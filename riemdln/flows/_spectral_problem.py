@@ -72,14 +72,17 @@ class SpectralProblem(Problem):
         self.energy = getattr(problem, "energy", problem)
         self.terms = (*getattr(problem, "terms", ()), term)
         manifold: Any = problem.manifold
-        derivatives = {
-            "euclidean_gradient": self._euclidean_gradient_at,
-            "euclidean_hessian": self._euclidean_hessian_at,
-        }
-        if manifold.point_layout > 1:  # the gradient of a cost has one of several forms there
-            derivatives, cost = {}, lambda *point: self._cost_at(point)
-        else:
-            cost = lambda point: self._cost_at(point)
+        if manifold.point_layout == 1:
+            derivatives = {
+                "euclidean_gradient": self._euclidean_gradient_at,
+                "euclidean_hessian": self._euclidean_hessian_at,
+            }
+        else:  # a Euclidean gradient has one of several forms there
+            derivatives = {}
+
+        def cost(*point: Any) -> Any:
+            return self._cost_at(point[0] if manifold.point_layout == 1 else point)
+
         plain = pymanopt.function.numpy(manifold)
         super().__init__(
             manifold,

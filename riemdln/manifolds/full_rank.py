@@ -149,7 +149,7 @@ class FullRank(MetricManifold):
         return factor * point
 
     def in_frame(self, point: Matrix) -> tuple[Any, Any, Any]:
-        """A spectral metric on blocks at a point or a stack, and the maps of vectors there and back."""
+        """A spectral metric on blocks at a point or a stack, and the maps of vectors to and fro."""
         at = self._metric._frame_at(point)  # type: ignore[attr-defined]
         return (
             at,
