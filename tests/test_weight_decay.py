@@ -585,3 +585,21 @@ def test_wrong_arguments_say_so():
     with pytest.raises(ValueError, match="^weight_decay must be nonnegative"):
         FixedStep(0.1, weight_decay=-1.0)
     assert repr(FixedStep(0.1, 0.5)) == "FixedStep(0.1, weight_decay=0.5)"
+
+
+def test_a_flow_at_rest_gives_no_warning():
+    """Where decay and loss cancel to the last digit, nothing is below the range of numbers."""
+    manifold = FullRank(1, 1, DeepLinearMetric(2))
+    problem = layer_decay(regression(manifold, np.array([[1.0]])), 0.5)
+    flow = gradient_flow(problem, [[0.5]], [0, 1])
+    assert flow.points[-1] == 0.5
+    assert flow.gradient_norms[-1] == 0
+
+
+def test_a_flow_below_the_range_of_numbers_still_says_so():
+    manifold = FullRank(1, 1, DeepLinearMetric(math.inf))
+    problem = regression(manifold, np.array([[1.0]]))
+    with pytest.warns(UserWarning, match="below the range"):
+        gradient_flow(problem, [[1e-170]], [0, 1])
+    flow = gradient_flow(layer_decay(problem, 1.0), [[1e-170]], [0, 10])
+    assert flow.points[-1] == pytest.approx(1e-170 * math.exp(-10), rel=1e-6)
