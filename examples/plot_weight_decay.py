@@ -3,8 +3,8 @@ Weight decay of layers takes singular values to zero
 ====================================================
 
 Weight decay on the layers lowers the singular values of their product, and takes those below a
-threshold to zero: continuously at depth 2, by a jump at greater depths, and never below depth 2. The
-threshold and the jump have closed forms, which flows meet.
+threshold to zero: continuously at depth 2, by a jump at greater depths. The threshold and the jump
+have closed forms, which flows meet.
 
 .. image:: images/sphx_glr_plot_weight_decay_001.png
    :alt: What is left of a singular value, by depth; thresholds; a flow that collapses
@@ -21,14 +21,14 @@ Run it with ``python examples/plot_weight_decay.py``; it writes ``plot_weight_de
 # Weight decay on the matrix
 # --------------------------
 # Decay of the rate :math:`\mu` on each of N balanced layers adds
-# :math:`\tfrac{\mu N}{2} \sum_i s_i^{2/N}` to the cost of their product, and its Riemannian gradient
-# is :math:`\mu N W`. A loss :math:`|W - T|^2 / 2` with one of T's singular values, :math:`\sigma`,
-# then moves that of W by
+# :math:`\tfrac{\mu N}{2} \sum_i s_i^{2/N}` to the cost of their product, with the Riemannian
+# gradient :math:`\mu N W`. A loss :math:`|W - T|^2 / 2` with one of T's singular values,
+# :math:`\sigma`, then moves that of W by
 #
 # .. math:: \dot s = N s^{2 - 2/N} (\sigma - s) - \mu N s .
 #
-# It rests at zero, or where :math:`\sigma = s + \mu s^{2/N - 1}`. At infinite depth time is measured
-# for A / N, as everywhere here.
+# It rests at zero, or where :math:`\sigma = s + \mu s^{2/N - 1}`. At infinite depth the metric is
+# the limit of :math:`N g^N`, and time is N times as long.
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -603,3 +603,19 @@ def test_a_flow_below_the_range_of_numbers_still_says_so():
         gradient_flow(problem, [[1e-170]], [0, 1])
     flow = gradient_flow(layer_decay(problem, 1.0), [[1e-170]], [0, 10])
     assert flow.points[-1] == pytest.approx(1e-170 * math.exp(-10), rel=1e-6)
+
+
+@pytest.mark.parametrize("depth", [3, 5])
+def test_what_rests_above_depth_two_is_not_small(rng, depth):
+    """u_i^T grad E v_i = -mu s_i^{2/N - 1}, so that s_i >= (mu / |grad E|)^{N / (N - 2)}."""
+    target, data = 2 * rng.standard_normal((3, 4)), rng.standard_normal((4, 9)) / 3
+    problem = regression(FullRank(3, 4, DeepLinearMetric(depth)), target, data)
+    flow = gradient_flow(layer_decay(problem, 0.2), target, [0, 60.0], rtol=1e-6)
+    U, s, Vt = np.linalg.svd(flow.points[-1], full_matrices=False)
+    rests = s > 1e-6
+    assert 0 < np.sum(rests) < 3
+    G = problem.euclidean_gradient(flow.points[-1])
+    slopes = np.diag(U.T @ G @ Vt.T)[rests]
+    np.testing.assert_allclose(slopes, -0.5 * s[rests] ** (2 / depth - 1), rtol=1e-4)
+    bound = (0.5 / np.linalg.norm(G, ord=2)) ** (depth / (depth - 2))
+    assert np.all(s[rests] > bound)
