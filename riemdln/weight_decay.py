@@ -76,7 +76,11 @@ def layer_decay(problem: Problem, rate: float) -> Problem:
     Flows and Riemannian derivatives are regular also where singular values are zero. The Euclidean
     gradient :math:`\mu \, U \mathrm{diag}(s_i^{2/N - 1}) V^T` is not: beyond depth 2 it grows
     without bound near lower rank, and at a singular value of zero it raises an error.
-    `langevin_flow` asks for it.
+    `langevin_flow` asks for it. So does `network_flow`, which moves layers down F of their product:
+    only for balanced layers is that weight decay.
+
+    The cost of a matrix has the rounding errors of its singular values to the power 2 / N, so that
+    optimizers stand still sooner near lower rank. Flows do not: they hold all singular values.
 
     References
     ----------
@@ -278,4 +282,8 @@ def decayed_singular_value(
         return (s - s_c) + rate * (s**power - s_c**power) - (sigma - least)
 
     root = elementwise.find_root(excess, (s_c + 0 * sigma, sigma * (1 + 1e-9)), args=(sigma,))
+    if not np.all(root.success):
+        raise ValueError(
+            f"target and rate must be in the middle of the range, got {target!r}, {rate}"
+        )
     return np.where(survives, root.x, 0.0)

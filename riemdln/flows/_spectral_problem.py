@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,6 @@ class SpectralProblem(Problem):
             preconditioner=problem.preconditioner,
             **{name: plain(function) for name, function in derivatives.items()},
         )
-        self._of_stacks = cache(lambda: gradient_of_stacks(problem))
 
     @property
     def riemannian_gradient(self) -> Any:
@@ -102,13 +101,17 @@ class SpectralProblem(Problem):
         """From a point and a tangent vector to the Riemannian Hessian."""
         return self._riemannian_hessian_at
 
+    @cached_property
+    def _of_stacks(self) -> Any:
+        return gradient_of_stacks(self._problem)
+
     def _cost_at(self, point: Any) -> Any:
         at, _, _ = self.manifold.in_frame(point)
         return self._problem.cost(point) + self._term.value(at)
 
     def _euclidean_gradient_at(self, W: Matrix) -> Any:
         at, _, join = self.manifold.in_frame(W)
-        gradient = self._of_stacks() if np.ndim(W) > 2 else self._problem.euclidean_gradient
+        gradient = self._of_stacks if np.ndim(W) > 2 else self._problem.euclidean_gradient
         return _like(W, gradient(W), "gradient") + join(self._term.euclidean_gradient(at))
 
     def _euclidean_hessian_at(self, W: Matrix, X: Matrix) -> Any:
