@@ -146,18 +146,21 @@ class _Decay(SpectralTerm):
         return at.diagonal(self._slopes(at.frame.s))
 
     def euclidean_hessian(self, at: FrameAt, X: Blocks) -> Blocks:
-        """That of a spectral function, by d_i and the divided differences of d = mu s^{2/N - 1}."""
+        """That of a spectral function, by divided differences of d_i = mu s_i^p, p = 2/N - 1."""
         s, xp = at.frame.s, namespace(at.frame.s)
-        column, row, d, p = s[..., :, None], s[..., None, :], self._slopes(s), self._power - 1
-        larger, smaller = xp.maximum(column, row), xp.minimum(column, row)
+        column, row, p = s[..., :, None], s[..., None, :], self._power - 1
+        larger, smaller, is_equal = xp.maximum(column, row), xp.minimum(column, row), column == row
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_ratio = xp.log(smaller / larger)
-            is_equal = log_ratio == 0
-            ratio = xp.expm1(p * log_ratio) / xp.where(is_equal, 1.0, xp.expm1(log_ratio))
-            quotient = self._rate * larger ** (p - 1) * xp.where(is_equal, p, ratio)
-            sum_quotient = (d[..., :, None] + d[..., None, :]) / (column + row)
-        finite("the Hessian of the decay", quotient)
-        return at.spectral_hessian(d / s, quotient, sum_quotient, X)
+            ratio = xp.where(is_equal, 1.0, smaller / xp.where(is_equal, 1.0, larger))
+            log_ratio = xp.log(ratio)
+            # (1 - ratio^p) / (1 - ratio)
+            share = xp.expm1(p * log_ratio) / xp.where(is_equal, 1.0, xp.expm1(log_ratio))
+            scale = self._rate * larger ** (p - 1)
+            of_differences = scale * xp.where(is_equal, p, share)
+            of_sums = scale * (1 + ratio**p) / (1 + ratio)
+            leaving = self._rate * s ** (p - 1)
+        finite("the Hessian of the decay", of_differences)
+        return at.spectral_hessian(leaving, of_differences, of_sums, X)
 
     def _slopes(self, s: Any) -> Any:
         with np.errstate(divide="ignore"):

@@ -157,7 +157,7 @@ def test_the_euclidean_derivatives_are_those_of_the_cost(rng, m, n, depth):
     np.testing.assert_allclose(H, bend, atol=1e-5 * np.linalg.norm(H))
 
 
-@pytest.mark.parametrize("gap", [0.0, 1e-14, 1e-9, 1e-5, 1e-2])
+@pytest.mark.parametrize("gap", [1e-10 - 1, 0.0, 1e-14, 1e-9, 1e-5, 1e-2])
 @pytest.mark.parametrize("depth", [1, 1.5, 2, 3, math.inf])
 def test_the_euclidean_hessian_where_singular_values_are_close(rng, depth, gap):
     """Against sums over entries in 40 digits, at diag(1, 1 + gap) in a turned frame."""
@@ -175,7 +175,7 @@ def test_the_euclidean_hessian_where_singular_values_are_close(rng, depth, gap):
     expected[0, 1] = float(same * even + other * odd)
     expected[1, 0] = float(same * even - other * odd)
     actual = problem.euclidean_hessian(np.diag([1.0, 1.0 + gap]), X) - X
-    np.testing.assert_allclose(actual, expected, atol=1e-13)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
 
 
 @every_case
@@ -654,3 +654,11 @@ def test_fixed_rank_flows_that_do_not_keep_the_rank_decay_too(rng, depth):
     start = u[:, :2], s[:2], vt[:2]
     flow = gradient_flow(layer_decay(nothing, MU), start, [0, 1.0])
     np.testing.assert_allclose(flow.singular_values[-1], math.exp(-MU * depth) * s[:2], rtol=1e-7)
+
+
+def test_ridge_regression_has_its_derivatives_at_every_rank(rng):
+    problem = layer_decay(regression(FullRank(2, 3, DeepLinearMetric(1)), np.ones((2, 3))), MU)
+    W, X = np.diag([2.0, 0.0]) @ np.eye(2, 3), rng.standard_normal((2, 3))
+    for point in (W, 0 * W):
+        np.testing.assert_allclose(problem.euclidean_gradient(point), point - 1 + MU * point)
+        np.testing.assert_allclose(problem.euclidean_hessian(point, X), (1 + MU) * X, atol=1e-14)
