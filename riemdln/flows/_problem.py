@@ -43,8 +43,8 @@ class Asked:
         self._vectorized = true_or_false("vectorized", vectorized)
         self._problem = problem
         # What a place says of terms, functions of singular values, has the accuracy of these.
-        self._energy = getattr(problem, "energy", problem)
-        self._terms = getattr(problem, "terms", ())
+        self._energy = getattr(problem, "without_spectral_terms", problem)
+        self._terms = getattr(problem, "spectral_terms", ())
         self.is_riemannian = _is_own(self._energy.riemannian_gradient)
 
     @cached_property
@@ -143,6 +143,7 @@ def _is_own(derivative: Any) -> bool:
 
 
 def require_problem(problem: Any, expected: str) -> None:
+    """Raise a TypeError for what is no problem."""
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be {expected}, got {type(problem).__name__}")
 

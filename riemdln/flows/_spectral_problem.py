@@ -61,16 +61,16 @@ class SpectralProblem(Problem):
 
     Attributes
     ----------
-    energy : pymanopt.Problem
+    without_spectral_terms : pymanopt.Problem
         The problem without any of its terms.
-    terms : tuple of SpectralTerm
+    spectral_terms : tuple of SpectralTerm
         The terms.
     """
 
     def __init__(self, problem: Problem, term: SpectralTerm) -> None:
         self._problem, self._term = problem, term
-        self.energy = getattr(problem, "energy", problem)
-        self.terms = (*getattr(problem, "terms", ()), term)
+        self.without_spectral_terms = getattr(problem, "without_spectral_terms", problem)
+        self.spectral_terms = (*getattr(problem, "spectral_terms", ()), term)
         manifold: Any = problem.manifold
         if manifold.point_layout == 1:
             derivatives = {
