@@ -284,9 +284,13 @@ def decayed_singular_value(
         # Of differences from the threshold, so that the sign at s_c is right.
         return (s - s_c) + rate * (s**power - s_c**power) - (sigma - least)
 
-    root = elementwise.find_root(excess, (s_c + 0 * sigma, sigma * (1 + 1e-9)), args=(sigma,))
+    bracket = s_c + 0 * sigma, sigma * (1 + 1e-9)
+    with np.errstate(over="ignore"):
+        root = elementwise.find_root(
+            excess, bracket, args=(sigma,), tolerances={"fatol": 0.0, "xatol": 0.0}
+        )
     if not np.all(root.success):
         raise ValueError(
-            f"target and rate must be in the middle of the range, got {target!r}, {rate}"
+            f"target and rate must leave what is in the range of a float, got {target!r} and {rate!r}"
         )
     return np.where(survives, root.x, 0.0)

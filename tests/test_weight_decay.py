@@ -470,6 +470,8 @@ def test_what_is_left_of_small_and_large_singular_values_has_all_digits():
     # At depth 1.5 it is (sigma / mu)^3 for small sigma.
     assert decayed_singular_value(1e-60, MU, 1.5) == pytest.approx((1e-60 / MU) ** 3, rel=1e-13)
     assert decayed_singular_value(1e200, MU, 3) == pytest.approx(1e200, rel=1e-15)
+    assert decayed_singular_value(1e-300, 1e-10, 1) == pytest.approx(1e-300, rel=1e-9)
+    assert decayed_singular_value(1e308, 1e-300, math.inf) == pytest.approx(1e308, rel=1e-15)
     # 1 / (1 - 1e-8) of the threshold leaves a digit of every two.
     sigma = 2 * (1 + 1e-8)
     assert decayed_singular_value(sigma, 1.0, math.inf) == pytest.approx(
@@ -582,6 +584,8 @@ def test_wrong_arguments_say_so():
         decayed_singular_value(1.0, 1.0, 0.5)
     with pytest.raises(ValueError, match="^target must be nonnegative"):
         decayed_singular_value([1.0, -1.0], 1.0, 2)
+    with pytest.raises(ValueError, match="^target and rate must leave what is in the range"):
+        decayed_singular_value(1e-300, 1.0, 1.5)
     with pytest.raises(ValueError, match="^weight_decay must be below 1 / step_size = 10"):
         FixedStep(0.1, weight_decay=10.0)
     with pytest.raises(ValueError, match="^weight_decay must be nonnegative"):
