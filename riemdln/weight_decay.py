@@ -263,7 +263,7 @@ def decayed_singular_value(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described.
+        If an argument is not as described, or what is left is below the range of a float.
 
     Examples
     --------
@@ -291,6 +291,6 @@ def decayed_singular_value(
         )
     if not np.all(root.success):
         raise ValueError(
-            f"target and rate must leave what is in the range of a float, got {target!r} and {rate!r}"
+            f"target and rate must leave what is in the range of a float, got {target!r}, {rate!r}"
         )
     return np.where(survives, root.x, 0.0)
