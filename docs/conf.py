@@ -74,6 +74,7 @@ sphinx_gallery_conf = {
             "plot_through_a_saddle.py",
             "plot_greedy_learning.py",
             "plot_stiff_flows.py",
+            "plot_weight_decay.py",
             "plot_shape.py",
             "plot_matrix_completion.py",
             "plot_ratings.py",

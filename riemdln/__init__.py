@@ -42,11 +42,18 @@ from riemdln.networks import (
     random_layers,
     velocity_error,
 )
+from riemdln.weight_decay import (
+    CollapseThreshold,
+    collapse_threshold,
+    decayed_singular_value,
+    layer_decay,
+)
 
 __version__ = version("riemdln")
 
 __all__ = [
     "BalancingFlow",
+    "CollapseThreshold",
     "CriticalPoint",
     "DeepLinearMetric",
     "FixedRank",
@@ -68,7 +75,9 @@ __all__ = [
     "balanced_layers",
     "balancing_flow",
     "checks",
+    "collapse_threshold",
     "critical_points",
+    "decayed_singular_value",
     "end_to_end",
     "end_to_end_velocity",
     "escape_time",
@@ -79,6 +88,7 @@ __all__ = [
     "imbalances",
     "kernels",
     "langevin_flow",
+    "layer_decay",
     "layer_gradients",
     "load_flow",
     "nearest_imbalance",

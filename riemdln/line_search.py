@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from riemdln._arrays import positive_number
+from riemdln._arrays import nonnegative_number, positive_number
 
 __all__ = ["FixedStep"]
 
@@ -21,11 +22,16 @@ class FixedStep:
     ----------
     step_size : float
         The learning rate h, positive.
+    weight_decay : float
+        The rate mu at which the weights of each layer decay, as `torch.optim.SGD` takes it: every
+        step multiplies each layer by 1 - h mu. On the matrix this is decoupled weight decay. It
+        needs a manifold with a `DeepLinearMetric`, and 1 - h mu > 0.
 
     Raises
     ------
     TypeError, ValueError
-        If `step_size` is not a positive, finite number.
+        If `step_size` is not a positive, finite number, `weight_decay` is not a nonnegative one
+        below 1 / h, or the manifold's metric has no depth that weights could decay at.
 
     Notes
     -----
@@ -35,6 +41,12 @@ class FixedStep:
     With too large a learning rate the run diverges, until an error says that the gradient or the
     step is no longer finite.
 
+    A layer W_j moves to (1 - h mu) W_j - h G_j with its gradient G_j, so that their product moves
+    to the point of a step of h / (1 - h mu) without decay, times (1 - h mu)^N. At infinite depth,
+    in the time of A_N / N, this is a step of h, times exp(-h mu). The optimizer's cost does
+    not contain the decay, and the gradient does not go to zero: `max_iterations` ends the run. See
+    `layer_decay` for the cost that decays.
+
     Examples
     --------
     >>> from pymanopt.optimizers import SteepestDescent
@@ -42,14 +54,34 @@ class FixedStep:
     >>> optimizer = SteepestDescent(riemdln.FixedStep(1e-2), max_iterations=100, verbosity=0)
     """
 
-    def __init__(self, step_size: float) -> None:
+    def __init__(self, step_size: float, weight_decay: float = 0.0) -> None:
         self.step_size = positive_number("step_size", step_size)
+        self.weight_decay = nonnegative_number("weight_decay", weight_decay)
+        if not self.step_size * self.weight_decay < 1:
+            raise ValueError(
+                f"weight_decay must be below 1 / step_size = {1 / self.step_size:g}, so that "
+                f"weights keep their signs, got {weight_decay!r}"
+            )
 
     def __repr__(self) -> str:
-        return f"FixedStep({self.step_size:.15g})"
+        decay = f", weight_decay={self.weight_decay:.15g}" if self.weight_decay else ""
+        return f"FixedStep({self.step_size:.15g}{decay})"
 
     def search(
         self, objective: Callable[..., float], manifold: Any, x: Any, d: Any, f0: float, df0: float
     ) -> tuple[float, Any]:
         """Take one step: the learning rate and the new point, as pymanopt's line searchers do."""
-        return self.step_size, manifold.retraction(x, self.step_size * d)
+        if not self.weight_decay:
+            return self.step_size, manifold.retraction(x, self.step_size * d)
+        depth = getattr(getattr(manifold, "metric", None), "depth", None)
+        if depth is None:
+            raise ValueError(
+                "weight_decay needs a manifold with a DeepLinearMetric, whose layers decay, got "
+                f"{manifold}"
+            )
+        loss = self.step_size * self.weight_decay
+        if math.isinf(depth):
+            step, kept = self.step_size, math.exp(-loss)
+        else:
+            step, kept = self.step_size / (1 - loss), (1 - loss) ** depth
+        return self.step_size, manifold.scaled(manifold.retraction(x, step * d), kept)

@@ -374,7 +374,7 @@ def test_singular_matrices_have_no_gradient(depth):
     # theta(4, 0) = 4^{2 - 2/N}
     expected = np.inf if math.isinf(depth) else -(1 - 1 / depth) * np.log(4) / 2
     assert problem.cost(W) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="^euclidean_gradient must be finite"):
+    with pytest.raises(ValueError, match="^the gradient of the entropy must be finite"):
         problem.riemannian_gradient(W)
     with pytest.raises(FlowError, match="^the gradient is not finite at time 0"):
         gradient_flow(problem, W, [0, 1])

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import numpy as np
-import pymanopt
-from numpy.typing import NDArray
 from pymanopt import Problem
 from pymanopt.manifolds.manifold import Manifold
 
-from riemdln._arrays import point_of_shape, positive_number
-from riemdln.flows._problem import energy_problem, gradient_of_stacks, is_own
+from riemdln._arrays import finite, positive_number
+from riemdln._frame import Blocks
+from riemdln.flows._problem import energy_problem
+from riemdln.flows._spectral_problem import SpectralProblem, SpectralTerm
+from riemdln.metrics._spectral_at import FrameAt
 
 __all__ = ["free_energy"]
-
-Matrix = NDArray[np.floating[Any]]
 
 
 def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
@@ -41,9 +38,8 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
     Returns
     -------
     pymanopt.Problem
-        With the derivatives of the given problem less those of S, each in the form, Euclidean or
-        Riemannian, in which the problem has it. Like those of the problem they take stacks of
-        points, if its own do: `gradient_flow` with ``vectorized=True`` runs on it.
+        With the derivatives of the given problem less those of S. Like those of the problem they
+        take stacks of points, if its own do: `gradient_flow` with ``vectorized=True`` runs on it.
 
     Raises
     ------
@@ -58,9 +54,9 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
     singular values are zero, and at infinite depth where one is. Where one is zero at a finite
     depth F has an edge there, as the power 2 / N of its size, over which an optimizer may step.
 
-    The entropy is asked at a matrix, in which singular values have the rounding errors of the
-    largest one. Its pull on those that are smaller is lost, also in flows, which hold them to
-    relative accuracy otherwise; a flow that ends at the edge takes short steps there.
+    Flows hold every singular value to relative accuracy, and the entropy pulls on each as it
+    should. Elsewhere it is asked at a matrix, in which singular values have the rounding errors of
+    the largest one: its pull on those that are smaller is lost.
 
     The positive definite matrices have the same S, which counts all layers with the product W.
 
@@ -83,55 +79,27 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
     """
     problem, beta = energy_problem(problem), positive_number("beta", beta)
     manifold = problem.manifold
-    metric: Any = getattr(manifold, "metric", None)
-    if not hasattr(metric, "entropy") or manifold.point_layout != 1:
+    if not hasattr(getattr(manifold, "metric", None), "entropy") or manifold.point_layout != 1:
         raise ValueError(
             "problem must be on FullRank or PositiveDefinite with a DeepLinearMetric, the only one "
             f"that has an entropy, got one on: {manifold}"
         )
+    return SpectralProblem(problem, _Entropy(beta))
 
-    @cache
-    def of_stacks() -> Any:
-        return gradient_of_stacks(problem)
 
-    def cost(W: Matrix) -> Any:
-        return problem.cost(W) - metric.entropy(W) / beta
+class _Entropy(SpectralTerm):
+    """The energy -S / beta of the entropy."""
 
-    def euclidean_gradient(W: Matrix) -> Any:
-        of_energy = of_stacks() if np.ndim(W) > 2 else problem.euclidean_gradient
-        gradient = point_of_shape("the gradient of the cost", of_energy(W), W.shape)
-        return gradient - metric.entropy_gradient(W) / beta
+    def __init__(self, beta: float) -> None:
+        self._beta = beta
 
-    def euclidean_hessian(W: Matrix, X: Matrix) -> Any:
-        hessian = point_of_shape(
-            "the Hessian of the cost", problem.euclidean_hessian(W, X), W.shape
-        )
-        return hessian - metric.entropy_hessian(W, X) / beta
+    def value(self, at: FrameAt) -> Any:
+        return -at.entropy() / self._beta
 
-    def riemannian_gradient(W: Matrix) -> Any:
-        gradient = point_of_shape(
-            "the gradient of the cost", problem.riemannian_gradient(W), W.shape
-        )
-        return gradient - metric.sharp(W, metric.entropy_gradient(W)) / beta
+    def euclidean_gradient(self, at: FrameAt) -> Blocks:
+        gradient = at.entropy_gradient() / -self._beta
+        finite("the gradient of the entropy", gradient.M)
+        return gradient
 
-    def riemannian_hessian(W: Matrix, X: Matrix) -> Any:
-        of_entropy = manifold.euclidean_to_riemannian_hessian(
-            W, metric.entropy_gradient(W), metric.entropy_hessian(W, X), X
-        )
-        hessian = point_of_shape(
-            "the Hessian of the cost", problem.riemannian_hessian(W, X), W.shape
-        )
-        return hessian - of_entropy / beta
-
-    derivatives = [euclidean_gradient, euclidean_hessian]
-    if is_own(problem.riemannian_gradient):
-        derivatives = [riemannian_gradient, riemannian_hessian]
-    elif is_own(problem.riemannian_hessian):
-        derivatives = [euclidean_gradient, riemannian_hessian]
-    plain = pymanopt.function.numpy(manifold)
-    return Problem(
-        manifold,
-        plain(cost),
-        preconditioner=problem.preconditioner,
-        **{function.__name__: plain(function) for function in derivatives},
-    )
+    def euclidean_hessian(self, at: FrameAt, X: Blocks) -> Blocks:
+        return at.entropy_hessian(X) / -self._beta

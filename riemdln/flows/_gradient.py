@@ -246,7 +246,7 @@ class _Seen:
 
     @cached_property
     def costs(self) -> Any:
-        return self._asked.costs(self.place.point, self._stack)
+        return self._asked.costs_at(self.place, self._stack)
 
     @cached_property
     def gradient(self) -> Any:

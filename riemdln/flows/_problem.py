@@ -14,7 +14,7 @@ from pymanopt.manifolds.manifold import Manifold
 from riemdln._arrays import true_or_false
 from riemdln.manifolds._coordinates import Place
 
-__all__ = ["Asked", "asked_of", "energy_problem", "gradient_of_stacks", "is_own"]
+__all__ = ["Asked", "asked_of", "energy_problem", "gradient_of_stacks", "require_problem"]
 
 _PROBLEM_OR_MANIFOLD = "a pymanopt.Problem or a manifold"
 
@@ -38,19 +38,24 @@ class Asked:
     """
 
     def __init__(self, problem: Problem, *, vectorized: bool = False) -> None:
-        _require_problem(problem, "a pymanopt.Problem")
+        require_problem(problem, "a pymanopt.Problem")
         self.nfev = 0
-        self._cost = problem.cost
         self._vectorized = true_or_false("vectorized", vectorized)
         self._problem = problem
-        self.is_riemannian = is_own(problem.riemannian_gradient)
-        self._gradient = (
-            problem.riemannian_gradient if self.is_riemannian else self._euclidean_gradient
-        )
+        # What a place says of terms, functions of singular values, has the accuracy of these.
+        self._energy = getattr(problem, "without_spectral_terms", problem)
+        self._terms = getattr(problem, "spectral_terms", ())
+        self.is_riemannian = _is_own(self._energy.riemannian_gradient)
 
     @cached_property
     def _euclidean_gradient(self) -> Any:
-        problem = self._problem
+        return self._gradient_of(self._problem)
+
+    @cached_property
+    def _energy_gradient(self) -> Any:
+        return self._gradient_of(self._energy)
+
+    def _gradient_of(self, problem: Problem) -> Any:
         return gradient_of_stacks(problem) if self._vectorized else problem.euclidean_gradient
 
     def require_stack(self, stack: tuple[int, ...], what: str = "points as initial_point") -> None:
@@ -60,11 +65,19 @@ class Asked:
 
     def costs(self, point: Any, stack: tuple[int, ...]) -> Any:
         """The cost of a point, or those of a stack of points."""
+        return self._costs(self._problem.cost, point, stack)
+
+    def costs_at(self, place: Place, stack: tuple[int, ...]) -> Any:
+        """The cost at a place, or those at a stack of places."""
+        costs = self._costs(self._energy.cost, place.point, stack)
+        return sum((term.value(place.in_frame()[0]) for term in self._terms), costs)
+
+    def _costs(self, cost: Any, point: Any, stack: tuple[int, ...]) -> Any:
         if not stack:
-            return _number(self._cost(point))
+            return _number(cost(point))
         if not self._vectorized:
-            return np.array([_number(self._cost(W)) for W in point])
-        costs = np.asarray(self._cost(point), dtype=np.float64)
+            return np.array([_number(cost(W)) for W in point])
+        costs = np.asarray(cost(point), dtype=np.float64)
         if costs.shape != stack:
             raise ValueError(
                 f"the cost of a stack of points must have shape {stack}, one number for each, got "
@@ -78,12 +91,19 @@ class Asked:
 
     def gradient(self, place: Place, stack: tuple[int, ...]) -> Any:
         """The Riemannian gradient at a place, in the form of its tangent vectors."""
-        gradient = self.given_gradient(place.point, stack)
-        return place.tangent(gradient) if self.is_riemannian else place.gradient(gradient)
+        if self.is_riemannian:
+            return place.tangent(self.given_gradient(place.point, stack))
+        gradient = place.gradient(self._ask(self._energy_gradient, place.point, stack))
+        if not self._terms:
+            return gradient
+        at, join = place.in_frame()
+        return sum((join(term.riemannian_gradient(at)) for term in self._terms), gradient)
 
     def given_gradient(self, point: Any, stack: tuple[int, ...]) -> Any:
         """The gradient as the problem has it, Riemannian or Euclidean, of a point or a stack."""
-        return self._ask(self._gradient, point, stack)
+        if self.is_riemannian:
+            return self._ask(self._problem.riemannian_gradient, point, stack)
+        return self._ask(self._euclidean_gradient, point, stack)
 
     def _ask(self, gradient: Any, point: Any, stack: tuple[int, ...]) -> Any:
         if stack and not self._vectorized:
@@ -98,14 +118,14 @@ def asked_of(problem: Any, *, vectorized: bool) -> tuple[Asked | None, Any]:
     """What a flow asks of a problem, and its manifold; of a manifold alone nothing is asked."""
     if isinstance(problem, Manifold):
         return None, problem
-    _require_problem(problem, _PROBLEM_OR_MANIFOLD)
+    require_problem(problem, _PROBLEM_OR_MANIFOLD)
     return Asked(problem, vectorized=vectorized), problem.manifold
 
 
 def energy_problem(problem: Any) -> Problem:
     """The problem itself, or on a manifold that was given in its place the one without a cost."""
     if not isinstance(problem, Manifold):
-        _require_problem(problem, _PROBLEM_OR_MANIFOLD)
+        require_problem(problem, _PROBLEM_OR_MANIFOLD)
         return problem
     plain = pymanopt.function.numpy(problem)
     return Problem(
@@ -116,13 +136,14 @@ def energy_problem(problem: Any) -> Problem:
     )
 
 
-def is_own(derivative: Any) -> bool:
+def _is_own(derivative: Any) -> bool:
     """Whether a problem came with a Riemannian derivative of its own."""
     # pymanopt wraps what it was given, and makes the others itself.
     return hasattr(derivative, "__wrapped__")
 
 
-def _require_problem(problem: Any, expected: str) -> None:
+def require_problem(problem: Any, expected: str) -> None:
+    """Raise a TypeError for what is no problem."""
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be {expected}, got {type(problem).__name__}")
 

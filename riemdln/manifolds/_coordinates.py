@@ -72,6 +72,13 @@ class Place(Protocol):
         """How the state moves when the point moves along a tangent vector."""
         ...
 
+    def in_frame(self) -> tuple[Any, Callable[[Any], Any]]:
+        """A spectral metric on blocks in the frame of the point, and the map from these.
+
+        Of blocks the map makes a tangent vector. Where there is no such metric it is not asked.
+        """
+        ...
+
 
 class Coordinates(Protocol):
     """How points around one point of a manifold are written as flat vectors of float64.
@@ -209,6 +216,10 @@ class ManifoldPlace:
     def norm(self, vector: Any) -> Any:
         return self._manifold.norm(self.point, vector)
 
+    def in_frame(self) -> tuple[Any, Callable[[Any], Any]]:
+        at, _, join = self._manifold.in_frame(self.point)
+        return at, join
+
 
 class AmbientPlace(ManifoldPlace):
     """A point by its entries."""
@@ -253,27 +264,39 @@ class StackCoordinates(CoordinatesBase):
         Where the copies start.
     covector : callable
         From what a cost gives as its Euclidean gradients to the covectors that the metric takes.
+    in_frame : callable
+        From a stack of matrices to the metric on blocks, and the maps of vectors there and back.
     """
 
     def __init__(
-        self, at: Callable[[Vector], Any], points: Vector, covector: Callable[[Any, Vector], Any]
+        self,
+        at: Callable[[Vector], Any],
+        points: Vector,
+        covector: Callable[[Any, Vector], Any],
+        in_frame: Callable[[Vector], Any],
     ) -> None:
-        self._at, self._covector, self._shape = at, covector, points.shape
+        self._at, self._covector, self._in_frame = at, covector, in_frame
+        self._shape = points.shape
         self.stack = points.shape[:-2]
         self.state = points.astype(np.float64).ravel()
 
     def at(self, state: Vector) -> StackPlace:
         """The stack of these entries."""
-        return StackPlace(self._at, state.reshape(self._shape), self._covector)
+        return StackPlace(self._at, state.reshape(self._shape), self._covector, self._in_frame)
 
 
 class StackPlace:
     """A stack of matrices by its entries."""
 
     def __init__(
-        self, at: Callable[[Vector], Any], points: Vector, covector: Callable[[Any, Vector], Any]
+        self,
+        at: Callable[[Vector], Any],
+        points: Vector,
+        covector: Callable[[Any, Vector], Any],
+        in_frame: Callable[[Vector], Any],
     ) -> None:
-        self._metric_at, self._covector, self.point = at, covector, points
+        self._metric_at, self._covector, self._framed = at, covector, in_frame
+        self.point = points
 
     @cached_property
     def _at(self) -> Any:
@@ -298,6 +321,10 @@ class StackPlace:
 
     def velocity(self, vector: Vector) -> Vector:
         return vector.ravel()
+
+    def in_frame(self) -> tuple[Any, Callable[[Any], Any]]:
+        at, _, join = self._framed(self.point)
+        return at, join
 
 
 class FactorCoordinates(CoordinatesBase):
@@ -432,6 +459,9 @@ class ProductPlace:
         """The velocities of the states, one after the other."""
         pairs = zip(self._places, vector, strict=True)
         return np.concatenate([place.velocity(part) for place, part in pairs])
+
+    def in_frame(self) -> tuple[Any, Callable[[Any], Any]]:
+        raise TypeError("a product of manifolds has no singular values of its own")
 
 
 def require_frame(name: str, point: Any, m: int, n: int, k: int) -> Frame:

@@ -123,7 +123,8 @@ class MultiplicativeCoordinates(CoordinatesBase):
 class MultiplicativePlace:
     """A matrix X diag(d) Y^T, or a stack of them, and how its factors move."""
 
-    _covector: Blocks | None = None  # of the gradient that was asked for last
+    # The covector that a gradient was asked for last, and its gradient.
+    _last: tuple[Blocks, Blocks] | None = None
 
     def __init__(self, geometry: MatrixGeometry, X: Array, Y: Array, d: Array) -> None:
         self._geometry, self._X, self._Y, self._d = geometry, X, Y, d
@@ -157,8 +158,9 @@ class MultiplicativePlace:
 
     def gradient(self, covector: Any) -> Blocks:
         """The Riemannian gradient of a Euclidean one."""
-        self._covector = self._geometry.covector(self, covector)
-        return self._at.sharp(self._covector)
+        blocks = self._geometry.covector(self, covector)
+        self._last = blocks, self._at.sharp(blocks)
+        return self._last[1]
 
     def tangent(self, tangent_vector: Any) -> Blocks:
         """A tangent vector of the manifold."""
@@ -184,11 +186,17 @@ class MultiplicativePlace:
         flat = (*s.shape[:-1], -1)
         return np.concatenate([X.reshape(flat), Y.reshape(flat)], axis=-1).ravel()
 
+    def in_frame(self) -> tuple[FrameAt, Callable[[Blocks], Blocks]]:
+        """The metric on blocks, which are what tangent vectors are here."""
+        return self._at, lambda blocks: blocks
+
     def _warn_of_underflow(self, Z: Blocks) -> None:
-        if self._covector is None:
+        if self._last is None:
             return
-        s = self.singular_values[..., 0]
-        is_lost = (_largest(Z) < np.finfo(float).tiny) & (_largest(self._covector) > 0) & (s > 0)
+        (covector, gradient), s = self._last, self.singular_values[..., 0]
+        # What is lost in full is lost in its part from the covector too: elsewhere parts cancel.
+        size = np.maximum(_largest(Z), _largest(gradient))
+        is_lost = (size < np.finfo(float).tiny) & (_largest(covector) > 0) & (s > 0)
         if is_lost.any():
             warnings.warn(
                 f"W has no singular value above {s[is_lost].max():g}, where its gradient is below "

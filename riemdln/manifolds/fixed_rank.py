@@ -219,6 +219,15 @@ class FixedRank(MetricManifold):
         """The metric at a point, on vectors (Up, M, Vp)."""
         return _FactoredAt(self._metric.at_frame(self._frame(point)), self)  # type: ignore[attr-defined]
 
+    def scaled(self, point: FixedRankPoint, factor: float) -> FixedRankPoint:
+        """The point times a positive number."""
+        u, s, vt = point
+        return FixedRankPoint(u, factor * s, vt)
+
+    def in_frame(self, point: FixedRankPoint) -> tuple[FrameAt, Any, Any]:
+        """The metric on blocks at a point, and the maps of vectors there and back."""
+        return self.at(point).in_frame()  # type: ignore[return-value]
+
     def projection(self, point: FixedRankPoint, vector: Any) -> FixedRankVector:
         """The orthogonal projection of an m x n matrix on the tangent space.
 

@@ -144,6 +144,19 @@ class FullRank(MetricManifold):
         """The metric at a point."""
         return self._metric.at(self._point("point", point))
 
+    def scaled(self, point: Matrix, factor: float) -> Matrix:
+        """The point times a positive number."""
+        return factor * point
+
+    def in_frame(self, point: Matrix) -> tuple[Any, Any, Any]:
+        """A spectral metric on blocks at a point or a stack, and the maps of vectors to and fro."""
+        at = self._metric._frame_at(point)  # type: ignore[attr-defined]
+        return (
+            at,
+            lambda name, Z: at.frame.split(self._matrix(name, Z)),
+            lambda blocks: self.projection(point, at.frame.join(blocks)),
+        )
+
     def projection(self, point: ArrayLike, vector: Matrix) -> Matrix:
         """The vector itself: every m x n matrix is a tangent vector."""
         return vector
@@ -238,7 +251,7 @@ class FullRank(MetricManifold):
     def _entries(self, points: Matrix, name: str) -> Coordinates:
         if points.ndim == 2:
             return AmbientCoordinates(self, points, name)
-        return StackCoordinates(self._at_stack, points, self._gradient)
+        return StackCoordinates(self._at_stack, points, self._gradient, self.in_frame)
 
     def _start(self, point: Any, name: str) -> tuple[Frame | None, Matrix]:
         """The start of a flow: its frame if it is given by one, and its matrices."""

@@ -292,7 +292,7 @@ class FrameAt(MetricAt):
                     (self._right, self.theta.M.mT, self.theta.Up, m - r),
                 )
             )
-        return self._diagonal(d)
+        return self.diagonal(d)
 
     def entropy(self) -> Array:
         r"""The sum 1/2 sum_{i<j} ln theta(s_i, s_j)."""
@@ -303,7 +303,7 @@ class FrameAt(MetricAt):
 
     def entropy_gradient(self) -> Blocks:
         r"""The blocks of U diag(d) V^T, d_i the derivative of `entropy` in s_i."""
-        return self._diagonal(self._entropy_slopes)
+        return self.diagonal(self._entropy_slopes)
 
     @cached_property
     def _entropy_slopes(self) -> Array:
@@ -343,14 +343,31 @@ class FrameAt(MetricAt):
                 close, (own[..., :, None] + own[..., None, :]) / 2 - other, quotient
             )
             antisymmetric = (d[..., :, None] + d[..., None, :]) / (column + row)
-            leaving = (d / s)[..., None, :]
+            leaving = d / s
         along_diagonal = other @ xp.linalg.diagonal(X.M)[..., None]
+        hessian = self.spectral_hessian(leaving, symmetric, antisymmetric, X)
+        return hessian + self.diagonal(along_diagonal[..., 0])
+
+    def spectral_hessian(
+        self, leaving: Array, symmetric: Array, antisymmetric: Array, X: Blocks
+    ) -> Blocks:
+        """The Euclidean Hessian of a function of the singular values, beside mixed derivatives.
+
+        Parameters
+        ----------
+        leaving : array (..., r)
+            What multiplies that which leaves a space: d_i / s_i, with the derivatives d_i.
+        symmetric, antisymmetric : array (..., r, r)
+            What multiplies these parts of U^T X V: (d_i - d_j) / (s_i - s_j), with its limits, and
+            (d_i + d_j) / (s_i + s_j).
+        X : Blocks
+            A tangent vector.
+        """
+        beyond = leaving[..., None, :]
         return Blocks(
-            None if X.Up is None else X.Up * leaving,
-            symmetric * (X.M + X.M.mT) / 2
-            + antisymmetric * (X.M - X.M.mT) / 2
-            + diagonal_matrix(along_diagonal[..., 0]),
-            None if X.Vp is None else X.Vp * leaving,
+            None if X.Up is None else X.Up * beyond,
+            symmetric * (X.M + X.M.mT) / 2 + antisymmetric * (X.M - X.M.mT) / 2,
+            None if X.Vp is None else X.Vp * beyond,
         )
 
     def coordinate_laplacian(self) -> Blocks:
@@ -395,7 +412,7 @@ class FrameAt(MetricAt):
                     edge = kernel.difference_from_edge(s, s)
                     total = total + beyond * edge * weight(from_zero[..., 0, :], here)
                 d = d + xp.where(s > 0, s * total, 0.0)
-        return self._diagonal(d)
+        return self.diagonal(d)
 
     def _require_no_underflow(self, value: Array) -> None:
         """Raise where a value of two positive singular values was lost to underflow."""
@@ -429,7 +446,7 @@ class FrameAt(MetricAt):
                 "curvature would be left"
             )
 
-    def _diagonal(self, d: Array) -> Blocks:
+    def diagonal(self, d: Array) -> Blocks:
         """The blocks of U diag(d) V^T."""
         U, _, Vt = self.frame
         return Blocks(

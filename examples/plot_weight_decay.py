@@ -1,0 +1,192 @@
+r"""
+Weight decay of layers takes singular values to zero
+====================================================
+
+Weight decay on the layers lowers the singular values of their product, and takes those below a
+threshold to zero: continuously at depth 2, by a jump at greater depths. The threshold and the jump
+have closed forms, which flows meet.
+
+.. image:: images/sphx_glr_plot_weight_decay_001.png
+   :alt: What is left of a singular value, by depth; thresholds; a flow that collapses
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_weight_decay_001.png
+
+The guide tells how to use :doc:`weight decay </guide/weight_decay>`, and the theory has
+:ref:`its equations <decay>`.
+
+Run it with ``python examples/plot_weight_decay.py``; it writes ``plot_weight_decay.png``.
+"""
+
+# %%
+# Weight decay on the matrix
+# --------------------------
+# Decay of the rate :math:`\mu` on each of N balanced layers adds
+# :math:`\tfrac{\mu N}{2} \sum_i s_i^{2/N}` to the cost of their product, with the Riemannian
+# gradient :math:`\mu N W`. A loss :math:`|W - T|^2 / 2` with one of T's singular values,
+# :math:`\sigma`, then moves that of W by
+#
+# .. math:: \dot s = N s^{2 - 2/N} (\sigma - s) - \mu N s .
+#
+# It rests at zero, or where :math:`\sigma = s + \mu s^{2/N - 1}`. At infinite depth the metric is
+# the limit of :math:`N g^N`, and time is N times as long.
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pymanopt
+
+import riemdln
+
+RATE = 0.25
+DEPTHS = [1, 1.5, 2, 3, np.inf]
+
+
+def problem_at(depth, target, rate=RATE):
+    """Half the squared distance from the target, with weight decay at one depth."""
+    target = np.asarray(target)
+    manifold = riemdln.FullRank(*target.shape[-2:], riemdln.DeepLinearMetric(depth))
+    plain = pymanopt.function.numpy(manifold)
+    loss = pymanopt.Problem(
+        manifold,
+        plain(lambda W: np.sum((W - target) ** 2, axis=(-2, -1)) / 2),
+        euclidean_gradient=plain(lambda W: W - target),
+    )
+    return riemdln.layer_decay(loss, rate)
+
+
+# %%
+# What is left
+# ------------
+# Flows from a singular value of 3 go to `decayed_singular_value`: one run of an ensemble of 1 x 1
+# matrices for each depth, one for each target, those near the threshold left out.
+
+targets = np.array([0.1, 0.2, 0.35, 0.55, 0.7, 0.85, 1.1, 1.3, 1.6, 1.9])
+ends = {}
+for depth in DEPTHS:
+    time = 40 / (RATE * (1 if np.isinf(depth) else depth))
+    problem = problem_at(depth, targets[:, None, None])
+    flow = riemdln.gradient_flow(
+        problem, np.full((len(targets), 1, 1), 3.0), [0, time], vectorized=True
+    )
+    ends[depth] = flow.points[-1, :, 0, 0]
+    left = riemdln.decayed_singular_value(targets, RATE, depth)
+    error = np.max(np.abs(ends[depth] - left))
+    threshold = riemdln.collapse_threshold(RATE, depth)
+    print(
+        f"depth {depth}: targets below {threshold.target:.4f} collapse, above it at least "
+        f"{threshold.singular_value:.4f} is left; flows end there to {error:.0e}"
+    )
+    assert error < 1e-3
+    assert np.all((ends[depth] > 1e-3) | (targets < threshold.target))
+
+# %%
+# The threshold
+# -------------
+# Of an ensemble that starts large, the targets 1% below the threshold collapse, and those 1% above
+# do not: at five depths above 2 and two rates.
+
+DEEP = [2.5, 3, 4, 8, np.inf]
+RATES = [0.05, 1.0]
+for rate in RATES:
+    for depth in DEEP:
+        threshold = riemdln.collapse_threshold(rate, depth)
+        pair = threshold.target * np.array([0.99, 1.01])
+        # Time in units of what the threshold's own singular value takes.
+        growth = rate * (1 if np.isinf(depth) else depth)
+        flow = riemdln.gradient_flow(
+            problem_at(depth, pair[:, None, None], rate),
+            np.full((2, 1, 1), 3 * threshold.target),
+            [0, 120 / growth],
+            rtol=1e-6,
+            vectorized=True,
+        )
+        below, above = flow.points[-1, :, 0, 0] / threshold.singular_value
+        assert below < 1e-2
+        assert above > 1
+
+# %%
+# A flow of a matrix
+# ------------------
+# The target is a 4 x 4 matrix with the singular values 4, 2, 0.7 and 0.3, and the start a random
+# one. At depth 3 the threshold is 0.62, and one singular value collapses, at depth 2 it is 0.25 and
+# none does, and at infinite depth, where it is 1, two do. Those that collapse go to zero as
+# exp(-mu N t) for ever, each with all its digits.
+
+rng = np.random.default_rng(1)
+U, V = (np.linalg.qr(rng.standard_normal((4, 4)))[0] for _ in range(2))
+values = np.array([4.0, 2.0, 0.7, 0.3])
+target = U * values @ V.T
+start = U * [3.0, 2.5, 2.0, 1.5] @ V.T + 0.2 * rng.standard_normal((4, 4))
+RUNS = [2, 3, np.inf]
+flows = {}
+for depth in RUNS:
+    growth = RATE * (1 if np.isinf(depth) else depth)
+    times = np.linspace(0, 50, 201) / growth
+    flow = riemdln.gradient_flow(problem_at(depth, target), start, times, rtol=1e-6)
+    flows[depth] = growth * times, flow.singular_values
+    left = riemdln.decayed_singular_value(values, RATE, depth)
+    print(f"depth {depth}: {flow.singular_values[-1]}, expected {left}")
+    assert np.allclose(flow.singular_values[-1], left, atol=1e-3)
+    collapsed = left == 0
+    rates = -np.diff(np.log(flow.singular_values[-41::40, collapsed]), axis=0) / 10
+    assert np.allclose(rates, 1, atol=0.02)
+assert [np.sum(flow[-1] < 1e-10) for _, flow in flows.values()] == [0, 1, 2]
+
+# %%
+# The figure
+# ----------
+
+COLOURS = dict(zip(DEPTHS, ["#000000", "#009E73", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
+LABELS = {depth: rf"depth ${depth}$" for depth in DEPTHS} | {np.inf: r"depth $\infty$"}
+figure, panels = plt.subplot_mosaic(
+    [["fate", "thresholds"], ["collapse", "collapse"]],
+    figsize=(9.2, 8),
+    height_ratios=[4, 3],
+    layout="constrained",
+)
+fate, thresholds, collapse = (panels[name] for name in ("fate", "thresholds", "collapse"))
+sigma = np.linspace(0, 2, 801)
+for depth, colour in COLOURS.items():
+    left = riemdln.decayed_singular_value(sigma, RATE, depth)
+    jump = np.argmax(left > 0.02) if depth > 2 else 0
+    for part in (slice(jump, None), slice(None, jump)):
+        fate.plot(sigma[part], left[part], color=colour)
+    fate.plot(targets, ends[depth], "o", color=colour, markersize=4)
+    thresholds.plot([], [], "o-", color=colour, markersize=4, label=LABELS[depth])
+fate.axline((0, 0), slope=1, color="0.5", linewidth=0.8, linestyle=":")
+fate.set(
+    title="What is left (dots: flows)",
+    xlabel=r"singular value $\sigma$ of the target",
+    ylabel="singular value $s$ of the matrix",
+    xlim=(0, 2),
+    ylim=(-0.04, 2),
+)
+rates = np.geomspace(0.01, 2, 100)
+for depth in (2, 3, np.inf):
+    closed = np.array([riemdln.collapse_threshold(rate, depth) for rate in rates])
+    thresholds.loglog(rates, closed[:, 0], color=COLOURS[depth])
+    if depth > 2:
+        thresholds.loglog(rates, closed[:, 1], color=COLOURS[depth], linestyle="--")
+thresholds.set(
+    title=r"Threshold $\sigma_c$, and jump $s_c$ (dashed)",
+    xlabel=r"rate $\mu$ of the decay",
+    ylabel=r"$\sigma_c$, $s_c$",
+)
+thresholds.legend(frameon=False, loc="lower right")
+for depth in RUNS:
+    times, singular_values = flows[depth]
+    collapse.semilogy(times, singular_values, color=COLOURS[depth])
+collapse.set(
+    title="Singular values of a 4 x 4 matrix: none, one and two of them collapse",
+    xlabel=r"time in units of $1 / (\mu N)$, at infinite depth of $1 / \mu$",
+    ylabel="$s_1, ..., s_4$",
+    xlim=(0, 40),
+    ylim=(1e-14, 10),
+)
+for panel in (fate, thresholds, collapse):
+    panel.grid(alpha=0.25)
+figure.suptitle(
+    "Weight decay takes small singular values to zero: gently at depth 2, by a jump beyond",
+    fontsize=12,
+)
+figure.savefig("plot_weight_decay.png", dpi=150)
+plt.show()
