@@ -25,7 +25,7 @@ from riemdln.metrics._spectral_at import FrameAt
 __all__ = ["CollapseThreshold", "collapse_threshold", "decayed_singular_value", "layer_decay"]
 
 
-def layer_decay(problem: Problem, rate: float) -> Problem:
+def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Problem:
     r"""A problem with weight decay on the layers of a balanced network, as a problem.
 
     .. math::
@@ -33,17 +33,21 @@ def layer_decay(problem: Problem, rate: float) -> Problem:
         F(W) = E(W) + \frac{\mu N}{2} \sum_i s_i^{2/N}
              = \min_{W_N \cdots W_1 = W} E(W) + \frac{\mu}{2} \sum_j \|W_j\|^2
 
-    Its gradient flow is that of the product of balanced layers that go down E with weight decay of
-    the rate mu. The Riemannian gradient of the new term is mu N W, at every W: all singular values
-    decay at one rate, beside what the loss does to them.
+    Under ``DeepLinearMetric(N)`` its gradient flow is that of the product of balanced layers that go
+    down E with weight decay of the rate mu. The Riemannian gradient of the new term is mu N W, at
+    every W: all singular values decay at one rate, beside what the loss does to them.
 
     Parameters
     ----------
     problem : pymanopt.Problem
-        The cost E on `FullRank`, `FixedRank` or `PositiveDefinite` with a `DeepLinearMetric`, whose
-        depth is N, with any of pymanopt's autodiff backends or derivatives of one's own.
+        The cost E on `FullRank`, `FixedRank` or `PositiveDefinite`, as a rule with
+        ``DeepLinearMetric(N)``, with any of pymanopt's autodiff backends or derivatives of one's
+        own.
     rate : float
         The rate mu, positive: what `torch.optim.SGD` calls ``weight_decay``.
+    depth : float, optional
+        The depth N of the layers that decay; by default that of the metric. With another depth, or
+        another spectral metric, the cost F is that of N layers, and its flow is not theirs.
 
     Returns
     -------
@@ -55,8 +59,9 @@ def layer_decay(problem: Problem, rate: float) -> Problem:
     Raises
     ------
     TypeError, ValueError
-        If `problem` is no problem, its metric is no `DeepLinearMetric`, or `rate` is not a
-        positive, finite number.
+        If `problem` is no problem, its metric is not spectral, `rate` is not a positive, finite
+        number, `depth` is not a depth, or it is left out where the metric has none or an imbalance,
+        which decays too.
 
     See Also
     --------
@@ -65,9 +70,9 @@ def layer_decay(problem: Problem, rate: float) -> Problem:
 
     Notes
     -----
-    The new term is mu / 2 times the squared distance of W from zero, for geodesics to zero have the
-    length :math:`\sqrt N |S^{1/N}|`. Its Riemannian Hessian is mu times the identity: decay adds mu
-    to every eigenvalue of the Hessian of E.
+    Under the metric of the depth N the new term is mu / 2 times the squared distance of W from
+    zero, for geodesics to zero have the length :math:`\sqrt N |S^{1/N}|`. Its Riemannian Hessian is
+    mu times the identity: decay adds mu to every eigenvalue of the Hessian of E.
 
     At infinite depth the metric is the limit of A_N / N. There the term is
     :math:`\mu \sum_i \ln s_i`, the limit of :math:`\tfrac{\mu N}{2} \sum_i (s_i^{2/N} - 1)`. Its
@@ -113,13 +118,21 @@ def layer_decay(problem: Problem, rate: float) -> Problem:
     """
     require_problem(problem, "a pymanopt.Problem")
     rate = positive_number("rate", rate)
-    depth = getattr(getattr(problem.manifold, "metric", None), "depth", None)
-    if depth is None:
+    metric = getattr(problem.manifold, "metric", None)
+    if not hasattr(metric, "kernel"):
         raise ValueError(
-            "problem must be on FullRank, FixedRank or PositiveDefinite with a DeepLinearMetric, "
-            f"of whose layers the weights decay, got one on: {problem.manifold}"
+            "problem must be on FullRank, FixedRank or PositiveDefinite with a spectral metric, "
+            f"such as DeepLinearMetric, got one on: {problem.manifold}"
         )
-    return SpectralProblem(problem, _Decay(rate, depth))
+    own = None if getattr(metric, "imbalance", ()) else getattr(metric, "depth", None)
+    if depth is None and own is None:
+        raise ValueError(
+            "depth must be given where the metric is not that of balanced layers, got a problem "
+            f"on: {problem.manifold}"
+        )
+    depth = own if depth is None else real_depth("depth", depth)
+    term = _BalancedDecay if depth == own else _Decay
+    return SpectralProblem(problem, term(rate, depth))
 
 
 class _Decay(SpectralTerm):
@@ -135,12 +148,6 @@ class _Decay(SpectralTerm):
         with np.errstate(divide="ignore"):  # ln 0 = -inf is right
             terms = self._growth / 2 * s**self._power if self._is_finite else self._rate * xp.log(s)
         return xp.sum(terms, axis=-1)
-
-    def riemannian_gradient(self, at: FrameAt) -> Blocks:
-        return at.diagonal(self._growth * at.frame.s)
-
-    def riemannian_hessian(self, at: FrameAt, X: Blocks) -> Blocks:
-        return (self._rate if self._is_finite else 0.0) * X
 
     def euclidean_gradient(self, at: FrameAt) -> Blocks:
         return at.diagonal(self._slopes(at.frame.s))
@@ -165,6 +172,16 @@ class _Decay(SpectralTerm):
     def _slopes(self, s: Any) -> Any:
         with np.errstate(divide="ignore"):
             return finite("the gradient of the decay", self._rate * s ** (self._power - 1))
+
+
+class _BalancedDecay(_Decay):
+    """The same under the metric of this depth, where it decays all singular values at one rate."""
+
+    def riemannian_gradient(self, at: FrameAt) -> Blocks:
+        return at.diagonal(self._growth * at.frame.s)
+
+    def riemannian_hessian(self, at: FrameAt, X: Blocks) -> Blocks:
+        return (self._rate if self._is_finite else 0.0) * X
 
 
 class CollapseThreshold(NamedTuple):
