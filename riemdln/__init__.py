@@ -36,6 +36,13 @@ from riemdln.networks import (
     layer_gradients,
     random_layers,
 )
+from riemdln.stability import (
+    Spectrum,
+    max_stable_step,
+    network_sharpness,
+    sharpness,
+    spectrum,
+)
 
 __version__ = version("riemdln")
 
@@ -57,6 +64,7 @@ __all__ = [
     "PositiveDefinite",
     "Sample",
     "SpectralMetric",
+    "Spectrum",
     "balanced_layers",
     "checks",
     "end_to_end",
@@ -69,10 +77,14 @@ __all__ = [
     "langevin_flow",
     "layer_gradients",
     "load_flow",
+    "max_stable_step",
     "network_flow",
     "network_langevin_flow",
+    "network_sharpness",
     "random_layers",
     "retractions",
     "sample",
+    "sharpness",
+    "spectrum",
     "transports",
 ]
