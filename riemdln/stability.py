@@ -153,7 +153,7 @@ def spectrum(
     manifold = problem.manifold
     if manifold.point_layout == 1:
         require_unmasked("point", point)
-        point = np.asarray(point)
+        point = finite("point", np.asarray(point))
         if point.dtype.kind in "iuf":
             point = point.astype(np.float64)
     count = integer("count", count)
