@@ -13,7 +13,7 @@ end at a flatter minimum.
    :target: ../_images/sphx_glr_plot_edge_of_stability_001.png
 
 The guide tells :doc:`how long a step may be </guide/steps>`, and the theory has the
-:ref:`equations <steps>`. The functions are `riemdln.spectrum`, `riemdln.sharpness`,
+:ref:`equations <finite-steps>`. The functions are `riemdln.spectrum`, `riemdln.sharpness`,
 `riemdln.max_stable_step` and `riemdln.network_sharpness`. Networks that train at the edge of
 stability were described by Cohen, Kaur, Li, Kolter and Talwalkar (ICLR 2021).
 
@@ -120,7 +120,8 @@ for p in (2, 4):
 # At depth 1 the runs diverge. Deeper networks leave the minimum too, go to and fro at a distance,
 # and are driven out of balance, where the same product W has a smaller sharpness. There they come
 # to rest. If balanced layers of the same product are taken after each step, as the retraction
-# "network" does, there is no such way out, and the run goes to and fro for ever.
+# "network" does, there is no such way out, and the run goes to and fro for ever. The theory shows
+# why going to and fro lowers the sharpness, and how fast.
 #
 # That is so for these data. Where the balanced minimum is the flattest, as for
 # :math:`\| W - T \|^2 / 2`, the layers go to and fro too, and with the :math:`\ell_4` loss some

@@ -66,7 +66,7 @@ def spectrum(
     *,
     which: Literal["largest", "smallest"] = "largest",
     tolerance: float = 1e-8,
-    max_products: int = 20_000,
+    max_products: int = 10_000,
 ) -> Spectrum:
     r"""The largest or the smallest eigenvalues of the Riemannian Hessian at a point.
 
@@ -424,7 +424,7 @@ def _extreme_eigenvalues(
     *,
     which: str = "largest",
     tolerance: float = 1e-8,
-    max_products: int = 20_000,
+    max_products: int = 10_000,
 ) -> Spectrum:
     """The eigenvalues at one end of a symmetric map, by restarted block Lanczos.
 

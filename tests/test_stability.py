@@ -23,13 +23,15 @@ from riemdln import (
     end_to_end,
     gradient_flow,
     imbalance,
+    imbalances,
     layer_gradients,
     max_stable_step,
+    network_flow,
     network_sharpness,
     sharpness,
     spectrum,
 )
-from tests.conftest import random_matrix, spectral_definition
+from tests.conftest import derivative, random_matrix, spectral_definition
 
 DEPTHS = [1, 2, 3, 4, 5]
 SHAPES = [(2, 2), (2, 3), (4, 2), (1, 3)]
@@ -360,6 +362,56 @@ def test_just_above_it_a_regression_ends_at_a_flatter_minimum_out_of_balance(rng
     assert costs[-1] < 1e-12
     assert imbalance(layers) > 1e-3
     assert network_sharpness(problem, layers) < 2 / rate < network_sharpness(problem, balanced)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_out_of_balance_the_sharpness_changes_by_its_eigenvector(rng, depth):
+    """Equation (21d), and what steps at the limit do to the sharpness by it."""
+    W, inputs = random_matrix(rng, 2, 3, [2.0, 1.0]), rng.standard_normal((3, 12))
+    problem = regression(FullRank(2, 3, DeepLinearMetric(depth), rng=0), inputs, W)
+    layers = balanced_layers(W, depth)
+    dense = layers_hessian(lambda V: anp.sum(anp.dot(V - W, inputs) ** 2) / 2, layers)
+    values, vectors = np.linalg.eigh(dense)
+    largest, ends = values[-1], np.cumsum([layer.size for layer in layers])
+    parts = np.split(vectors[:, -1], ends[:-1])
+    X = [part.reshape(layer.shape) for part, layer in zip(parts, layers, strict=True)]
+    M = [above.T @ above - below @ below.T for below, above in pairwise(X)]
+
+    def turned(j, S, t):
+        out, factor = list(layers), scipy.linalg.expm(t * S)
+        out[j], out[j + 1] = factor @ out[j], out[j + 1] @ np.linalg.inv(factor)
+        return out
+
+    def along(function, motion):
+        return derivative(lambda t: function(turned(*motion, t)), 1e-3)
+
+    entries = [np.diag([1.0, 0.0]), np.ones((2, 2)), np.diag([0.0, 1.0])]
+    motions = [(j, S) for j in range(depth - 1) for S in entries]
+    slopes = np.array([2 * largest * np.sum(S * M[j]) for j, S in motions])
+    measured = along(lambda layers: network_sharpness(problem, layers), motions[-1])
+    assert measured == pytest.approx(slopes[-1], abs=1e-6 * largest)
+
+    # Steps to and fro by a X change the balance by 4 a^2 M, as minus K of a motion does.
+    def balance(layers):
+        return np.concatenate(imbalances(layers), axis=None)
+
+    K = [along(balance, motion) for motion in motions]
+    a, steps = 1e-4, 20
+    motion = np.linalg.lstsq(np.transpose(K), 4 * a**2 * np.concatenate(M, axis=None))[0]
+    start = [layer + a * x for layer, x in zip(layers, X, strict=True)]
+    _, end = descend(problem, start, 2 / largest, steps)
+    np.testing.assert_allclose(
+        balance(end) - balance(start), steps * 4 * a**2 * np.concatenate(M, axis=None), rtol=0.01
+    )
+
+    def at_rest(layers):
+        accuracy = {"rtol": 1e-11, "atol": 1e-13, "gradient_tolerance": 1e-10}
+        flow = network_flow(problem, layers, [0.0, 10.0], **accuracy)
+        return network_sharpness(problem, flow.layers[-1])
+
+    change = at_rest(end) - at_rest(start)
+    assert change < 0
+    assert change == pytest.approx(steps * slopes @ motion, rel=0.01)
 
 
 @pytest.mark.parametrize("retraction", ["linear", "network"])
