@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, compress
 from operator import add
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +30,7 @@ __all__ = ["Spectrum", "max_stable_step", "network_sharpness", "sharpness", "spe
 # A point or a tangent vector, in the form that its manifold has them.
 Point = Any
 Vector = Any
-Matrix = NDArray[np.floating[Any]]
+Array = NDArray[np.floating[Any]]
 
 # How many vectors the search for eigenvalues keeps before it goes on with the best of them.
 _KEPT = 60
@@ -54,8 +54,8 @@ class Spectrum:
         As many tangent vectors, orthonormal in the manifold's inner product.
     """
 
-    eigenvalues: NDArray[np.float64]
-    errors: NDArray[np.float64]
+    eigenvalues: Array
+    errors: Array
     eigenvectors: list[Vector] = field(repr=False)
 
 
@@ -351,43 +351,46 @@ def network_sharpness(problem: Problem, layers: Sequence[ArrayLike]) -> float:
         raise ValueError(
             f"problem.manifold must have m x n matrices as points, got {problem.manifold}"
         )
-    matrices: list[Matrix] = [W.astype(np.float64) for W in chained_layers("layers", layers)]
-    W = end_to_end(matrices)
+    matrices: list[Array] = [layer.astype(float) for layer in chained_layers("layers", layers)]
+    size, rng = sum(layer.size for layer in matrices), np.random.default_rng(0)
+    space = _Space(
+        dimension=size,
+        inner=lambda a, b: float(a @ b),
+        draw=lambda: rng.standard_normal(size),
+        tangent=lambda vector: vector,
+    )
+    hessian = _hessian_of_layers(problem, matrices)
+    return float(_extreme_eigenvalues(hessian, space, 1).eigenvalues[0])
+
+
+def _hessian_of_layers(problem: Problem, layers: list[Array]) -> Callable[[Array], Array]:
+    """The Hessian in the entries of all layers, as `network_sharpness` writes it."""
+    W = end_to_end(layers)
     with _needs_a_hessian():
         gradient = _matrix("the gradient of the cost", problem.euclidean_gradient(W), W)
-    # below[j] is the product of the layers below layer j, pulled[j] the gradient pulled down to it.
-    below = list(accumulate(matrices[:-1], lambda B, layer: layer @ B, initial=np.eye(W.shape[1])))
-    pulled = list(accumulate(matrices[:0:-1], lambda G, layer: layer.T @ G, initial=gradient))[::-1]
-    ends = np.cumsum([layer.size for layer in matrices])
+    # B_1, ..., B_N and G_1, ..., G_N.
+    below = list(accumulate(layers[:-1], lambda B, layer: layer @ B, initial=np.eye(W.shape[1])))
+    pulled = list(accumulate(layers[:0:-1], lambda G, layer: layer.T @ G, initial=gradient))[::-1]
+    ends = np.cumsum([layer.size for layer in layers])[:-1]
 
-    def motions_of(vector: Matrix) -> list[Matrix]:
-        parts = np.split(vector, ends[:-1])
-        return [part.reshape(layer.shape) for part, layer in zip(parts, matrices, strict=True)]
-
-    def hessian(vector: Matrix) -> Matrix:
-        motions = motions_of(vector)
-        below_moves = [np.zeros_like(below[0])]
-        for X, layer, B in zip(motions, matrices, below, strict=True):
-            below_moves.append(X @ B + layer @ below_moves[-1])
+    def hessian(entries: Array) -> Array:
+        parts = np.split(entries, ends)
+        motions = [X.reshape(layer.shape) for X, layer in zip(parts, layers, strict=True)]
+        dB = [np.zeros_like(below[0])]
+        for X, layer, B in zip(motions, layers, below, strict=True):
+            dB.append(X @ B + layer @ dB[-1])
         with _needs_a_hessian():
-            curved = problem.euclidean_hessian(W, below_moves.pop())
-        pulled_moves = [_matrix("the Hessian of the cost", curved, W)]
-        for X, layer, G in zip(motions[:0:-1], matrices[:0:-1], pulled[:0:-1], strict=True):
-            pulled_moves.insert(0, X.T @ G + layer.T @ pulled_moves[0])
+            curved = problem.euclidean_hessian(W, dB.pop())
+        dG = [_matrix("the Hessian of the cost", curved, W)]
+        for X, layer, G in zip(motions[:0:-1], layers[:0:-1], pulled[:0:-1], strict=True):
+            dG.append(X.T @ G + layer.T @ dG[-1])
         changes = [
-            dG @ B.T + G @ dB.T
-            for dG, B, G, dB in zip(pulled_moves, below, pulled, below_moves, strict=True)
+            dG_j @ B.T + G @ dB_j.T
+            for dG_j, B, G, dB_j in zip(reversed(dG), below, pulled, dB, strict=True)
         ]
         return np.concatenate(changes, axis=None)
 
-    rng = np.random.default_rng(0)
-    space = _Space(
-        dimension=int(ends[-1]),
-        inner=lambda a, b: float(a @ b),
-        draw=lambda: rng.standard_normal(ends[-1]),
-        tangent=lambda vector: vector,
-    )
-    return float(_extreme_eigenvalues(hessian, space, 1).eigenvalues[0])
+    return hessian
 
 
 class _Space(NamedTuple):
@@ -417,6 +420,50 @@ class _Space(NamedTuple):
         return vector / after
 
 
+class _Subspace:
+    """Orthonormal vectors, what a symmetric map makes of them, and its matrix among them."""
+
+    def __init__(self, space: _Space, apply: Callable[[Vector], Vector]) -> None:
+        self._space, self._apply = space, apply
+        self._vectors: list[Vector] = []
+        self._images: list[Vector] = []
+        self._matrix = np.empty((0, 0))
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def grow(self, vectors: list[Vector]) -> int:
+        """Take in what the vectors have beside those that are there; how many these are."""
+        before = len(self)
+        for vector in vectors:
+            direction = self._space.beside(self._vectors, vector)
+            if direction is not None and len(self) < self._space.dimension:
+                self._vectors.append(direction)
+                self._images.append(self._apply(direction))
+                self._matrix = np.pad(self._matrix, (0, 1))
+                products = [self._space.inner(self._images[-1], b) for b in self._vectors]
+                self._matrix[-1] = self._matrix[:, -1] = products
+        if not np.isfinite(self._matrix).all():
+            raise ValueError("the Hessian must be finite at point, but it has NaN or infinity")
+        return len(self) - before
+
+    def eigenvalues(self, sign: float) -> tuple[Array, Array]:
+        """Those of the matrix, from the largest or (sign -1) the smallest on, and eigenvectors."""
+        values, columns = np.linalg.eigh(sign * self._matrix)
+        return sign * values[::-1], columns.T[::-1]
+
+    def combined(self, rows: Array) -> tuple[list[Vector], list[Vector]]:
+        """Combinations of the vectors, and what the map makes of them."""
+        return [_combination(row, self._vectors) for row in rows], [
+            _combination(row, self._images) for row in rows
+        ]
+
+    def shrink(self, values: Array, rows: Array) -> None:
+        """Keep some of the eigenvectors alone."""
+        self._vectors, self._images = self.combined(rows)
+        self._matrix = np.diag(values)
+
+
 def _extreme_eigenvalues(
     apply: Callable[[Vector], Vector],
     space: _Space,
@@ -437,56 +484,35 @@ def _extreme_eigenvalues(
     max_products = integer("max_products", max_products)
     sign = 1.0 if which == "largest" else -1.0
     size = max(_KEPT, 4 * count)
-    basis: list[Vector] = []
-    images: list[Vector] = []
-    matrix = np.empty((0, 0))  # of the map in the basis
-    fresh = [space.draw() for _ in range(count)]
-    products = 0
-    while True:
-        old = len(basis)
-        for vector in fresh:
-            direction = space.beside(basis, vector)
-            if direction is not None and len(basis) < space.dimension:
-                basis.append(direction)
-                images.append(apply(direction))
-                column = [space.inner(images[-1], b) for b in basis]
-                matrix = np.pad(matrix, (0, 1))
-                matrix[-1] = matrix[:, -1] = column
-        if not np.isfinite(matrix).all():
-            raise ValueError("the Hessian must be finite at point, but it has NaN or infinity")
-        if len(basis) < count:
-            raise ValueError(
-                f"count must be at most {len(basis)}: at point no more directions have a length in "
-                f"the metric, got {count}"
-            )
-        products += len(basis) - old
-        values, coefficients = np.linalg.eigh(sign * matrix)
-        values, coefficients = sign * values[::-1], coefficients[:, ::-1]
-        vectors, vector_images = (
-            [_combination(c, parts) for c in coefficients.T[:count]] for parts in (basis, images)
+    subspace = _Subspace(space, apply)
+    products = added = subspace.grow([space.draw() for _ in range(count)])
+    if added < count:
+        raise ValueError(
+            f"count must be at most {added}, got {count}: at point no more directions have a "
+            "length in the metric"
         )
+    while True:
+        values, rows = subspace.eigenvalues(sign)
+        vectors, images = subspace.combined(rows[:count])
+        # Of Lanczos' method these residuals span the next block.
         residuals = [
             _combination([1.0, -value], pair)
-            for value, *pair in zip(values, vector_images, vectors, strict=False)
+            for value, *pair in zip(values[:count], images, vectors, strict=True)
         ]
         errors = np.array([space.norm(residual) for residual in residuals])
-        fresh = [
-            residual
-            for residual, error in zip(residuals, errors, strict=True)
-            if error > tolerance * np.abs(values).max()
-        ]
-        if not fresh:
+        is_open = errors > tolerance * np.abs(values).max()
+        if not is_open.any():
             return Spectrum(values[:count], errors, vectors)
-        if products >= max_products or len(basis) == old:
+        if products >= max_products or not added:
             raise RuntimeError(
                 f"the {which} eigenvalues were not found in {products} products with the Hessian: "
                 f"they are {values[:count]} up to errors of {errors}. A larger tolerance may help; "
                 "riemdln.checks.check_hessian says whether the Hessian is right and symmetric"
             )
-        if len(basis) + len(fresh) > size:
-            best = coefficients.T[: size // 2]
-            basis, images = ([_combination(c, parts) for c in best] for parts in (basis, images))
-            matrix = np.diag(values[: size // 2])
+        if len(subspace) + count > size:
+            subspace.shrink(values[: size // 2], rows[: size // 2])
+        added = subspace.grow(list(compress(residuals, is_open)))
+        products += added
 
 
 def _combination(coefficients: Iterable[float], vectors: Sequence[Vector]) -> Vector:
@@ -500,7 +526,7 @@ def _require_problem(problem: Any) -> None:
         raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
 
 
-def _matrix(name: str, value: Any, W: Matrix) -> Matrix:
+def _matrix(name: str, value: Any, W: Array) -> Array:
     return finite(name, point_of_shape(name, value, W.shape))
 
 

@@ -264,7 +264,9 @@ def test_frozen_directions_do_not_count():
     target = np.diag([1.0, 0.0])
     problem = fit(FullRank(2, 2, DeepLinearMetric(2), rng=0), target)
     np.testing.assert_allclose(spectrum(problem, target, 3).eigenvalues, [2.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="count must be at most 3: at point no more directions"):
+    with pytest.raises(
+        ValueError, match="count must be at most 3, got 4: at point no more directions"
+    ):
         spectrum(problem, target, 4)
     with pytest.raises(ValueError, match="every direction is frozen"):
         spectrum(problem, np.zeros((2, 2)))
