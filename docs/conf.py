@@ -83,6 +83,7 @@ sphinx_gallery_conf = {
             "plot_noisy_layers.py",
             "plot_free_energy.py",
             "plot_warm_completion.py",
+            "plot_edge_of_stability.py",
             "plot_solvers.py",
             "plot_own_metric.py",
         ]

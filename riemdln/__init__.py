@@ -42,6 +42,13 @@ from riemdln.networks import (
     random_layers,
     velocity_error,
 )
+from riemdln.stability import (
+    Spectrum,
+    max_stable_step,
+    network_sharpness,
+    sharpness,
+    spectrum,
+)
 from riemdln.weight_decay import (
     CollapseThreshold,
     collapse_threshold,
@@ -72,6 +79,7 @@ __all__ = [
     "PositiveDefinite",
     "Sample",
     "SpectralMetric",
+    "Spectrum",
     "balanced_layers",
     "balancing_flow",
     "checks",
@@ -91,12 +99,16 @@ __all__ = [
     "layer_decay",
     "layer_gradients",
     "load_flow",
+    "max_stable_step",
     "nearest_imbalance",
     "network_flow",
     "network_langevin_flow",
+    "network_sharpness",
     "random_layers",
     "retractions",
     "sample",
+    "sharpness",
+    "spectrum",
     "transports",
     "velocity_error",
 ]

@@ -565,9 +565,33 @@ def test_steps_with_decay_on_other_manifolds(rng):
 )
 def test_what_has_no_layers_says_so(manifold):
     problem = pymanopt.Problem(manifold, pymanopt.function.numpy(manifold)(lambda W: np.sum(W)))
-    with pytest.raises(ValueError, match="^problem must be on .* with a DeepLinearMetric"):
+    expected = (
+        "depth must be given" if hasattr(manifold, "metric") else "problem must be on .* spectral"
+    )
+    with pytest.raises(ValueError, match=f"^{expected}"):
         layer_decay(problem, 1.0)
     with pytest.raises(ValueError, match="^weight_decay needs a manifold with a DeepLinearMetric"):
+        FixedStep(0.1, 0.1).search(np.sum, manifold, np.eye(2), np.eye(2), 0.0, 0.0)
+
+
+@pytest.mark.parametrize("metric", [DeepLinearMetric(1), DeepLinearMetric(2, 0.5)], ids=str)
+def test_layers_of_another_depth_decay_in_the_cost(rng, metric):
+    """The cost is that of explicit layers, and all derivatives are those of the cost."""
+    manifold = FullRank(2, 3, metric, rng=1)
+    W, nothing = rng.standard_normal((2, 3)), regression(manifold, np.zeros((2, 3)))
+    problem = layer_decay(nothing, 0.7, depth=3)
+    layers = riemdln.balanced_layers(W, 3)
+    squares = sum(np.sum(layer**2) for layer in layers)
+    np.testing.assert_allclose(problem.cost(W) - nothing.cost(W), 0.35 * squares, rtol=1e-13)
+    assert check_gradient(problem, W).slope > 1.9
+    assert check_hessian(problem, W).slope > 2.9
+
+
+def test_layers_off_balance_have_no_decay_of_their_own():
+    manifold = FullRank(2, 2, DeepLinearMetric(2, 0.5))
+    with pytest.raises(ValueError, match="^depth must be given where the metric is not that of"):
+        layer_decay(regression(manifold, np.eye(2)), 1.0)
+    with pytest.raises(ValueError, match="^weight_decay needs .* of balanced layers"):
         FixedStep(0.1, 0.1).search(np.sum, manifold, np.eye(2), np.eye(2), 0.0, 0.0)
 
 
@@ -580,6 +604,8 @@ def test_wrong_arguments_say_so():
             layer_decay(problem, wrong)
         with pytest.raises((TypeError, ValueError), match="^rate must be"):
             collapse_threshold(wrong, 2)
+    with pytest.raises(ValueError, match="^depth must be a number from 1"):
+        layer_decay(problem, 1.0, 0.5)
     with pytest.raises(ValueError, match="^depth must be a number from 1"):
         decayed_singular_value(1.0, 1.0, 0.5)
     with pytest.raises(ValueError, match="^target must be nonnegative"):

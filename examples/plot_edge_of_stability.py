@@ -1,0 +1,229 @@
+r"""
+The edge of stability, known in advance
+=======================================
+
+Near a minimum gradient descent on the layers of a balanced network is stable up to the learning
+rate :math:`2 / \lambda`, where :math:`\lambda` is the largest eigenvalue of the Riemannian Hessian
+of one matrix. Just above that rate depth 1 diverges, while deeper networks leave their balance and
+end at a flatter minimum.
+
+.. image:: images/sphx_glr_plot_edge_of_stability_001.png
+   :alt: The largest stable rate by depth, and what happens 5 % above it
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_edge_of_stability_001.png
+
+The guide tells :doc:`how long a step may be </guide/steps>`, and the theory has the
+:ref:`equations <finite-steps>`. The functions are `riemdln.spectrum`, `riemdln.sharpness`,
+`riemdln.max_stable_step` and `riemdln.network_sharpness`. Networks that train at the edge of
+stability were described by Cohen, Kaur, Li, Kolter and Talwalkar (ICLR 2021).
+
+Run it with ``python examples/plot_edge_of_stability.py``; it writes
+``plot_edge_of_stability.png``.
+"""
+
+# %%
+# The minima
+# ----------
+# Linear regression with noise, of two outputs on four inputs, by the losses
+# :math:`\mathrm{mean} \, \| W x - y \|_p^p / p`. Trust regions find the minima until the gradient
+# is a rounding error.
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pymanopt
+from pymanopt.optimizers import TrustRegions
+
+import riemdln
+
+DEPTHS = [1, 2, 3, 4, 5]
+SAMPLES = 20
+rng = np.random.default_rng(3)
+X = rng.standard_normal((4, SAMPLES))
+target = rng.standard_normal((2, 4))
+target *= 1.5 / np.linalg.norm(target, 2)
+Y = target @ X + 0.5 * rng.standard_normal((2, SAMPLES))
+
+
+def problem_at(p, depth, retraction="linear"):
+    """The l_p regression under the metric of one depth."""
+    metric = riemdln.DeepLinearMetric(depth)
+    manifold = riemdln.FullRank(2, 4, metric, retraction=retraction, rng=0)
+    plain = pymanopt.function.numpy(manifold)
+    return pymanopt.Problem(
+        manifold,
+        plain(lambda W: np.sum((W @ X - Y) ** p) / (p * SAMPLES)),
+        euclidean_gradient=plain(lambda W: (W @ X - Y) ** (p - 1) @ X.T / SAMPLES),
+        euclidean_hessian=plain(
+            lambda W, Z: (p - 1) * ((W @ X - Y) ** (p - 2) * (Z @ X)) @ X.T / SAMPLES
+        ),
+    )
+
+
+minima = {}
+for p in (2, 4):
+    newton = TrustRegions(verbosity=0, min_gradient_norm=1e-13)
+    minima[p] = newton.run(problem_at(p, 1), initial_point=target).point
+    assert np.linalg.norm(problem_at(p, 1).euclidean_gradient(minima[p])) < 1e-12
+
+# %%
+# The largest stable rate
+# -----------------------
+# Explicit layers start next to the balanced layers of the minimum, and descend with a constant
+# rate. A rate is stable if their product does not go away from the minimum;
+# bisection finds the largest one that is.
+
+
+def layers_near(W, depth, distance):
+    """Balanced layers with some noise."""
+    noise = np.random.default_rng(0)
+    layers = riemdln.balanced_layers(W, depth)
+    return [layer + distance * noise.standard_normal(layer.shape) for layer in layers]
+
+
+def descend(problem, W, layers, rate, steps, far=10.0):
+    """How far the product of the layers is from a minimum along descent, and the layers."""
+    distances, path = [], []
+    for _ in range(steps):
+        V = riemdln.end_to_end(layers)
+        distances.append(np.linalg.norm(V - W))
+        path.append(layers)
+        if not distances[-1] < far:
+            break
+        gradients = riemdln.layer_gradients(layers, problem.euclidean_gradient(V))
+        layers = [layer - rate * G for layer, G in zip(layers, gradients, strict=True)]
+    return np.array(distances), path
+
+
+def largest_stable_rate(p, depth, guess):
+    """By bisection, to 0.2 %."""
+    low, high = 0.8 * guess, 1.2 * guess
+    while high - low > 2e-3 * guess:
+        rate = (low + high) / 2
+        layers = layers_near(minima[p], depth, 1e-6)
+        distances, _ = descend(problem_at(p, depth), minima[p], layers, rate, 1500, far=1e-4)
+        low, high = (rate, high) if distances[-1] < 1e-4 else (low, rate)
+    return (low + high) / 2
+
+
+predicted, measured = {}, {}
+for p in (2, 4):
+    for depth in DEPTHS:
+        rate = riemdln.max_stable_step(problem_at(p, depth), minima[p])
+        predicted[p, depth], measured[p, depth] = rate, largest_stable_rate(p, depth, rate)
+        error = measured[p, depth] / rate - 1
+        print(f"l_{p}, depth {depth}: predicted {rate:.4f}, measured {error:+.2%}")
+        assert abs(error) < 0.01
+
+# %%
+# Five percent above it
+# ---------------------
+# At depth 1 the runs diverge. Deeper networks leave the minimum too, go to and fro at a distance,
+# and are driven out of balance, where the same product W has a smaller sharpness. There they come
+# to rest. If balanced layers of the same product are taken after each step, as the retraction
+# "network" does, there is no such way out, and the run goes to and fro for ever. The theory shows
+# why going to and fro lowers the sharpness, and how fast.
+#
+# That is so for these data. Where the balanced minimum is the flattest, as for
+# :math:`\| W - T \|^2 / 2`, the layers go to and fro too, and with the :math:`\ell_4` loss some
+# data let them diverge.
+
+ABOVE = 1.05
+STEPS = 1500
+SHOWN = [1, 2, 3, 5]
+runs, sharpnesses = {}, {}
+for p in (2, 4):
+    for depth in SHOWN:
+        problem, W = problem_at(p, depth), minima[p]
+        rate = ABOVE * predicted[p, depth]
+        distances, path = descend(problem, W, layers_near(W, depth, 3e-5), rate, STEPS)
+        runs[p, depth] = distances
+        if depth == 1:
+            assert distances[-1] > 10
+            continue
+        chosen = np.unique(np.geomspace(1, len(path) - 1, 30).astype(int))
+        # Of two steps in a row, between which the layers go to and fro.
+        pairs = [[riemdln.network_sharpness(problem, path[j]) for j in (k - 1, k)] for k in chosen]
+        values = np.mean(pairs, axis=1) * rate / 2
+        sharpnesses[p, depth] = chosen, values
+        imbalance = riemdln.imbalance(path[-1])
+        print(
+            f"l_{p}, depth {depth}: goes {distances.max():.2f} away, ends {distances[-1]:.0e} from "
+            f"the minimum, {imbalance:.2f} out of balance, {values[-1]:.2f} of the edge"
+        )
+        assert distances.max() > 100 * distances[0]
+        assert distances[-1] < 1e-3 * distances.max()
+        assert values[-1] < 1 < values[0]
+        assert imbalance > 0.01
+
+rebalanced, W = [], minima[2]
+problem = problem_at(2, 3, retraction="network")
+V = riemdln.end_to_end(layers_near(W, 3, 3e-5))
+for _ in range(STEPS):
+    rebalanced.append(np.linalg.norm(V - W))
+    V = problem.manifold.retraction(V, -ABOVE * predicted[2, 3] * problem.riemannian_gradient(V))
+print(f"l_2, depth 3, always balanced: ends {rebalanced[-1]:.2f} from the minimum")
+assert rebalanced[-1] > 0.05
+
+# %%
+# The figure
+# ----------
+
+COLOURS = dict(zip(SHOWN, ["#000000", "#0072B2", "#D55E00", "#009E73"], strict=True))
+figure, axes = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
+rates, two, four, sharp = axes.flat
+for p, marker in ((2, "o"), (4, "s")):
+    shares = [predicted[p, depth] for depth in DEPTHS]
+    rates.semilogy(DEPTHS, shares, color="0.5", linewidth=1, zorder=0)
+    dots = [measured[p, depth] for depth in DEPTHS]
+    rates.plot(DEPTHS, dots, marker, color="#CC79A7", label=f"$\\ell_{p}$, measured on layers")
+rates.plot([], [], color="0.5", linewidth=1, label=r"$2 / \lambda$ of one matrix")
+rates.set(
+    title="The largest stable rate is predicted to 1 %",
+    xlabel="depth",
+    ylabel="learning rate",
+    xticks=DEPTHS,
+    yticks=[0.2, 0.5, 1.0],
+)
+rates.yaxis.set_major_formatter("{x:g}")
+rates.yaxis.set_minor_formatter("")
+rates.legend(frameon=False)
+for panel, p in ((two, 2), (four, 4)):
+    for depth in SHOWN:
+        panel.loglog(
+            np.arange(1, len(runs[p, depth]) + 1),
+            runs[p, depth],
+            color=COLOURS[depth],
+            linewidth=1.2,
+            label=f"depth {depth}",
+        )
+    panel.set(xlabel="step", ylabel="distance of $W$ from its minimum", ylim=(1e-12, 30))
+two.loglog(
+    np.arange(1, STEPS + 1),
+    rebalanced,
+    ":",
+    color=COLOURS[3],
+    linewidth=1.8,
+    label="depth 3, balanced\nafter each step",
+)
+two.set_title("5 % above it deeper layers come back: $\\ell_2$")
+two.legend(frameon=False, loc="lower left")
+four.set_title("The same with $\\ell_4$")
+for (p, depth), (chosen, values) in sharpnesses.items():
+    sharp.semilogx(chosen, values, "-" if p == 2 else "--", color=COLOURS[depth])
+sharp.axhline(1, color="0.5", linewidth=1)
+sharp.text(1.1, 1.004, "the edge, $2 / h$", color="0.35")
+sharp.plot([], [], "-", color="0.4", label="$\\ell_2$")
+sharp.plot([], [], "--", color="0.4", label="$\\ell_4$")
+sharp.set(
+    title="They come to rest at a flatter minimum",
+    xlabel="step",
+    ylabel="sharpness of the layers / (2 / h)",
+)
+sharp.legend(frameon=False, loc="lower left")
+for panel in axes.flat:
+    panel.grid(alpha=0.25)
+figure.suptitle(
+    "The edge of stability is known from one matrix; here only depth 1 diverges above it"
+)
+figure.savefig("plot_edge_of_stability.png", dpi=150)
+plt.show()
