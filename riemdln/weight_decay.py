@@ -33,9 +33,9 @@ def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Pr
         F(W) = E(W) + \frac{\mu N}{2} \sum_i s_i^{2/N}
              = \min_{W_N \cdots W_1 = W} E(W) + \frac{\mu}{2} \sum_j \|W_j\|^2
 
-    Under ``DeepLinearMetric(N)`` its gradient flow is that of the product of balanced layers that go
-    down E with weight decay of the rate mu. The Riemannian gradient of the new term is mu N W, at
-    every W: all singular values decay at one rate, beside what the loss does to them.
+    Under ``DeepLinearMetric(N)`` its gradient flow is that of the product of balanced layers that
+    go down E with weight decay of the rate mu. The Riemannian gradient of the new term is mu N W,
+    at every W: all singular values decay at one rate, beside what the loss does to them.
 
     Parameters
     ----------

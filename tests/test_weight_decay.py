@@ -580,8 +580,7 @@ def test_layers_of_another_depth_decay_in_the_cost(rng, metric):
     manifold = FullRank(2, 3, metric, rng=1)
     W, nothing = rng.standard_normal((2, 3)), regression(manifold, np.zeros((2, 3)))
     problem = layer_decay(nothing, 0.7, depth=3)
-    layers = riemdln.balanced_layers(W, 3)
-    squares = sum(np.sum(layer**2) for layer in layers)
+    squares = sum(np.sum(layer**2) for layer in balanced_layers(W, 3))
     np.testing.assert_allclose(problem.cost(W) - nothing.cost(W), 0.35 * squares, rtol=1e-13)
     assert check_gradient(problem, W).slope > 1.9
     assert check_hessian(problem, W).slope > 2.9
