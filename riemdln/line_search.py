@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from riemdln._arrays import nonnegative_number, positive_number
+from riemdln.weight_decay import balanced_depth
 
 __all__ = ["FixedStep"]
 
@@ -95,9 +96,8 @@ class FixedStep:
         """Take one step: the learning rate and the new point, as pymanopt's line searchers do."""
         if not self.weight_decay:
             return self.step_size, manifold.retraction(x, self.step_size * d)
-        metric = getattr(manifold, "metric", None)
-        depth = getattr(metric, "depth", None)
-        if depth is None or getattr(metric, "imbalance", ()):
+        depth = balanced_depth(manifold)
+        if depth is None:
             raise ValueError(
                 "weight_decay needs a manifold with a DeepLinearMetric of balanced layers, which "
                 f"decay, got {manifold}"

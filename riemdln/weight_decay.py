@@ -118,21 +118,27 @@ def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Pr
     """
     require_problem(problem, "a pymanopt.Problem")
     rate = positive_number("rate", rate)
-    metric = getattr(problem.manifold, "metric", None)
-    if not hasattr(metric, "kernel"):
+    manifold = problem.manifold
+    if not hasattr(getattr(manifold, "metric", None), "kernel"):
         raise ValueError(
             "problem must be on FullRank, FixedRank or PositiveDefinite with a spectral metric, "
-            f"such as DeepLinearMetric, got one on: {problem.manifold}"
+            f"such as DeepLinearMetric, got one on: {manifold}"
         )
-    own = None if getattr(metric, "imbalance", ()) else getattr(metric, "depth", None)
-    if depth is None and own is None:
+    own = balanced_depth(manifold)
+    chosen = own if depth is None else real_depth("depth", depth)
+    if chosen is None:
         raise ValueError(
             "depth must be given where the metric is not that of balanced layers, got a problem "
-            f"on: {problem.manifold}"
+            f"on: {manifold}"
         )
-    depth = own if depth is None else real_depth("depth", depth)
-    term = _BalancedDecay if depth == own else _Decay
-    return SpectralProblem(problem, term(rate, depth))
+    term = _BalancedDecay if chosen == own else _Decay
+    return SpectralProblem(problem, term(rate, chosen))
+
+
+def balanced_depth(manifold: Any) -> float | None:
+    """The depth of the balanced layers whose metric a manifold has, or None if it has another."""
+    metric: Any = getattr(manifold, "metric", None)
+    return None if getattr(metric, "imbalance", None) else getattr(metric, "depth", None)
 
 
 class _Decay(SpectralTerm):
