@@ -29,6 +29,7 @@ from riemdln._arrays import (
     random_generator,
 )
 from riemdln._frame import Frame, singular_frame
+from riemdln.kernels.imbalanced import network_kernel
 
 __all__ = [
     "balanced_layers",
@@ -96,16 +97,21 @@ def thin_end_to_end(layers: Sequence[Array]) -> Frame:
     return Frame(Q_u @ left, s, right @ Q_v.mT).at_rank(width)
 
 
-def balanced_layers(W: Any, depth: float) -> list[Array]:
-    r"""The canonical balanced layers of a matrix.
+def balanced_layers(W: Any, depth: float, imbalance: Any = 0.0) -> list[Array]:
+    r"""The canonical layers of a matrix, balanced or off balance by multiples of the identity.
 
-    With the thin decomposition W = U S V^T,
+    With the thin decomposition W = U S V^T the balanced ones are
 
     .. math:: W_N = U S^{1/N}, \qquad W_j = S^{1/N} \ (1 < j < N), \qquad W_1 = S^{1/N} V^T,
 
     so that W_N ... W_1 = W and W_{j+1}^T W_{j+1} = W_j W_j^T (Arora, Cohen and Hazan 2018,
     proof of Theorem 1). The hidden layers have min(m, n) neurons. Those of a matrix that is given
     by its decomposition have as many neurons as it has singular values.
+
+    With an imbalance, W_{j+1}^T W_{j+1} - W_j W_j^T = (c_{j+1} - c_j) I, and layer j has the
+    singular values (x + c_j)^{1/2} in place of S^{1/N}: see
+    `riemdln.kernels.ImbalancedKernel`. At a lower rank they depend on which singular vectors W is
+    given by, unless the first and the last layer have the least c_j.
 
     Parameters
     ----------
@@ -114,6 +120,8 @@ def balanced_layers(W: Any, depth: float) -> list[Array]:
         arrays of shapes (m, k), (k,), (k, n) and stands for u diag(s) vt.
     depth : int
         The number of layers N, at least 1.
+    imbalance : float or sequence of float (N - 1,)
+        The differences c_{j+1} - c_j of neighbouring layers; one number stands for all of them.
 
     Returns
     -------
@@ -123,7 +131,8 @@ def balanced_layers(W: Any, depth: float) -> list[Array]:
     Raises
     ------
     TypeError, ValueError
-        If `W` is not a finite real matrix, or `depth` is not a whole number.
+        If `W` is not a finite real matrix, `depth` is not a whole number, or `imbalance` has a
+        wrong number of entries.
 
     Examples
     --------
@@ -134,8 +143,12 @@ def balanced_layers(W: Any, depth: float) -> list[Array]:
     [(1, 2), (1, 1), (1, 1)]
     >>> np.allclose(riemdln.end_to_end(layers), [[3.0, 4.0]])
     True
+    >>> layers = riemdln.balanced_layers(np.diag([2.0, 1.0]), depth=2, imbalance=1.5)
+    >>> np.allclose(riemdln.imbalances(layers)[0], 1.5 * np.eye(2))
+    True
     """
     depth = integer("depth", depth)
+    kernel = network_kernel(depth, imbalance)
     if is_triple(W, 2, 1, 2):
         u, s, vt = (finite_array(f"W[{j}]", part) for j, part in enumerate(W))
         xp = common_namespace("W", u, s, vt)
@@ -144,20 +157,27 @@ def balanced_layers(W: Any, depth: float) -> list[Array]:
                 "W must be a triple (u, s, vt) of shapes (m, k), (k,), (k, n) with nonnegative s, "
                 f"got shapes {tuple(u.shape)}, {tuple(s.shape)}, {tuple(vt.shape)}"
             )
-        return layers_in_frame(Frame(u, s, vt), depth) if depth > 1 else [u * s @ vt]
-    W = finite_matrix("W", W)
-    return layers_in_frame(singular_frame(W), depth) if depth > 1 else [W + 0.0]
+        if depth == 1:
+            return [u * s @ vt]
+        frame = Frame(u, s, vt)
+    else:
+        W = finite_matrix("W", W)
+        if depth == 1:
+            return [W + 0.0]
+        frame = singular_frame(W)
+    return layers_in_frame(frame, kernel.layer_singular_values(frame.s))
 
 
-def layers_in_frame(frame: Frame, depth: int) -> list[Array]:
-    """The canonical balanced layers, at least two, of the matrix that has this frame."""
+def layers_in_frame(frame: Frame, singular_values: Sequence[Array]) -> list[Array]:
+    """The layers, at least two, with these singular values, of a matrix that has this frame."""
     U, s, Vt = frame
-    xp = array_namespace(s)
-    root = s ** (1 / depth)
-    middle = root[:, None] * xp.eye(s.shape[0], dtype=s.dtype, device=device(s))
-    last = middle if U is None else U * root
-    first = middle if Vt is None else root[:, None] * Vt
-    return [layer + 0.0 for layer in (first, *(middle,) * (depth - 2), last)]
+    eye = array_namespace(s).eye(s.shape[0], dtype=s.dtype, device=device(s))
+    first, *middle, last = singular_values
+    return [
+        first[:, None] * (eye if Vt is None else Vt),
+        *(own[:, None] * eye for own in middle),
+        last * (eye if U is None else U),
+    ]
 
 
 def layer_gradients(layers: Sequence[Array], euclidean_gradient: Any) -> list[Array]:

@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riemdln._frame import Blocks, Frame
-from riemdln.kernels import Kernel, filled
+from riemdln.kernels import Kernel
+from riemdln.kernels.kernel import filled
 
 __all__ = ["SecondVariation", "SquareForm"]
 
@@ -62,7 +63,8 @@ class SecondVariation:
         self._terms: list[tuple[Matrix, str, tuple[str, ...]]] = []
         with np.errstate(all="ignore"):
             left = _one_side(kernel, s)
-            right = left if kernel.is_symmetric else _one_side(kernel.transpose, s)
+            transpose = kernel.transpose
+            right = left if transpose is kernel else _one_side(transpose, s)
             both = _both_sides(kernel, s)
         if not all(np.isfinite(table).all() for table in (*left, *right, both)):
             raise ValueError(
@@ -167,7 +169,7 @@ def _one_side(kernel: Kernel, s: Matrix) -> tuple[Matrix, Matrix]:
     j = j + 0.0 * high
 
     def difference(a: Matrix) -> Matrix:
-        return filled(kernel.divided_difference(a, middle + 0.0 * a, j + 0.0 * a), a)
+        return _difference(kernel, a, middle + 0.0 * a, j + 0.0 * a)
 
     def times_square(a: Matrix) -> Matrix:
         return np.where(a > 0, a**2 * difference(a), 0.0)
@@ -183,9 +185,17 @@ def _both_sides(kernel: Kernel, s: Matrix) -> Matrix:
     i, l, j, k = np.broadcast_arrays(*_along_axes(s))
 
     def difference(t: Matrix) -> Matrix:
-        return filled(kernel.divided_difference(i + 0.0 * t, l + 0.0 * t, t), t)
+        return _difference(kernel, i + 0.0 * t, l + 0.0 * t, t)
 
     return np.where((i + l > 0) & (j + k > 0), _divided(difference, j, k), 0.0)
+
+
+def _difference(kernel: Kernel, a: Matrix, b: Matrix, t: Matrix) -> Matrix:
+    """The divided difference theta[a, b; t], where zero stands for what is beyond the rank."""
+    inside = filled(kernel.divided_difference(a, b, t), a)
+    from_edge = filled(kernel.difference_from_edge(np.maximum(a, b), t), a)
+    beyond = filled(kernel.edge_difference(a, b), a)
+    return np.where(t == 0, beyond, np.where(np.minimum(a, b) == 0, from_edge, inside))
 
 
 def _divided(f: Callable[[Matrix], Matrix], a: Matrix, b: Matrix) -> Matrix:

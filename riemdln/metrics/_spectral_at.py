@@ -34,7 +34,8 @@ from riemdln._arrays import (
 )
 from riemdln._frame import Blocks, Frame
 from riemdln._memory import same_array
-from riemdln.kernels import Kernel, filled
+from riemdln.kernels import Kernel
+from riemdln.kernels.kernel import filled
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._second_variation import SecondVariation, SquareForm
 from riemdln.metrics._variation import Variation, left_variation
@@ -77,10 +78,35 @@ class FrameAt(MetricAt):
         row, column, kernel = s[..., None, :], s[..., :, None], self.kernel
         pairs = (*s.shape, s.shape[-1])
         return Blocks(
-            None if self.frame.spans_columns else filled(kernel(0.0 * row, row), row),
+            None if self.frame.spans_columns else filled(kernel.transpose.edge(row), row),
             filled(kernel(column, row), row, pairs),
-            None if self.frame.spans_rows else filled(kernel(row, 0.0 * row), row),
+            None if self.frame.spans_rows else filled(kernel.edge(row), row),
         )
+
+    def of_matrix(self) -> FrameAt:
+        """Itself, if the matrix alone says what the metric is, and not its singular vectors.
+
+        Raises
+        ------
+        ValueError
+            If the matrix has lower rank, and to the kernel what is beyond the rank is not the limit
+            of what is in it.
+        """
+        s, kernel = self.frame.s, self.kernel
+        xp = namespace(s)
+        if everywhere(least(s, -1) > self.frame.rounding, otherwise=True):
+            return self
+        for spans, inside, beyond in (
+            (self.frame.spans_columns, kernel(0.0 * s, s), kernel.transpose.edge(s)),
+            (self.frame.spans_rows, kernel(s, 0.0 * s), kernel.edge(s)),
+        ):
+            if not spans and certain(xp.any(inside - beyond > 1e-8 * inside), otherwise=False):
+                raise ValueError(
+                    f"W must have full rank under the kernel {kernel!r}: at lower rank the metric "
+                    f"depends on singular vectors that W does not determine, got singular values "
+                    f"from {float(xp.min(s)):g} to {float(xp.max(s)):g}"
+                )
+        return self
 
     def _what_is_wrong(self) -> str:
         xp, s = namespace(self.frame.s), self.frame.s
@@ -366,7 +392,7 @@ class FrameAt(MetricAt):
                 terms = terms * weight(there, here[..., :, None])
                 total = xp.linalg.diagonal(terms) + xp.sum(terms, axis=-1)
                 if beyond:
-                    edge = kernel.divided_difference(s, 0.0 * s, s)
+                    edge = kernel.difference_from_edge(s, s)
                     total = total + beyond * edge * weight(from_zero[..., 0, :], here)
                 d = d + xp.where(s > 0, s * total, 0.0)
         return self._diagonal(d)

@@ -33,7 +33,8 @@ from riemdln._arrays import (
     namespace,
 )
 from riemdln._frame import Blocks, Frame
-from riemdln.kernels import Kernel, filled
+from riemdln.kernels import Kernel
+from riemdln.kernels.kernel import filled
 
 __all__ = ["Variation", "left_variation"]
 
@@ -51,6 +52,9 @@ class Variation(NamedTuple):
         1/2 where s_i and s_l are close, i != l, and 0 elsewhere; None where no two are close.
     above_zero, derivative_in_square : array (..., r, r)
         theta(s_i, s_j) - theta(0, s_j), and the derivative of theta(s_i, s_j) in s_i^2.
+    leaving : array (..., r, r) or None
+        s_i theta[s_i, 0; s_j], for what leaves the column space; None where nothing can. In this
+        and the next two 0 stands for what is beyond the rank, see `Kernel.edge`.
     edge : array (..., r, r) or None
         theta[s_i, s_l; 0], for what leaves the row space; None where nothing can.
     corner : array (..., r) or None
@@ -62,6 +66,7 @@ class Variation(NamedTuple):
     clustered: Array  # or None
     above_zero: Array
     derivative_in_square: Array
+    leaving: Array  # or None
     edge: Array  # or None
     corner: Array  # or None
 
@@ -71,9 +76,8 @@ class Variation(NamedTuple):
         change = change + change.mT  # D(W W^T)[X] = X W^T + W X^T, in the frame
         M, Up, Vp = self._product(change, P.M), None, None
         if X.Up is not None:
-            leaving = self._leaving()
-            M = M + leaving * (X.Up.mT @ P.Up)
-            Up = X.Up @ (leaving * P.M)
+            M = M + self.leaving * (X.Up.mT @ P.Up)
+            Up = X.Up @ (self.leaving * P.M)
         if P.Vp is not None:
             Vp = P.Vp @ (self.edge * change)
         if P.rest is not None:
@@ -87,8 +91,7 @@ class Variation(NamedTuple):
             pairing = pairing + self.edge * (P.Vp.mT @ Q.Vp)
             Vp = 0.0 * P.Vp
         if P.Up is not None:
-            leaving = self._leaving()
-            Up = Q.Up @ (leaving * P.M).mT + P.Up @ (leaving * Q.M).mT
+            Up = Q.Up @ (self.leaving * P.M).mT + P.Up @ (self.leaving * Q.M).mT
         for one, other in ((P, Q), (Q, P)):
             if one.rest is not None:
                 Up = Up + one.rest @ (other.Vp * self.corner[..., None, :])
@@ -124,11 +127,6 @@ class Variation(NamedTuple):
                 (self.derivative_in_square * P) @ Q.mT + P @ (self.derivative_in_square * Q).mT
             )
         return pairing
-
-    def _leaving(self) -> Array:
-        """s_i theta[s_i, 0; s_j]: for the directions that leave the column space."""
-        xp = namespace(self.s)
-        return self.above_zero / xp.where(self.s > 0, self.s, 1.0)[..., :, None]
 
 
 def left_variation(frame: Frame, kernel: Kernel) -> Variation:
@@ -177,12 +175,14 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
     with np.errstate(all="ignore"):
         above_zero = safe**2 * filled(kernel.divided_difference(safe, zero, second), s, pairs)
         derivative_in_square = filled(kernel.divided_difference(safe, safe, second), s, pairs)
-        edge = (
-            filled(kernel.divided_difference(safe, row, 0.0 * row), s, pairs)
-            if not frame.spans_rows
-            else None
-        )
-        corner = (filled(kernel(safe, zero), safe) / safe)[..., 0] if frame.leaves_both else None
+        leaving = edge = corner = None
+        if not frame.spans_columns:
+            leaving = safe * filled(kernel.difference_from_edge(safe, second), s, pairs)
+            leaving = _finite_where_positive(leaving, column)
+        if not frame.spans_rows:
+            edge = filled(kernel.edge_difference(safe, row), s, pairs)
+        if frame.leaves_both:
+            corner = (filled(kernel.edge(safe), safe) / safe)[..., 0]
     if edge is not None:
         edge = xp.where(column > 0, edge, xp.where(row > 0, edge.mT, 0.0))
         edge = _finite_where_positive(edge, column + row)
@@ -194,6 +194,7 @@ def left_variation(frame: Frame, kernel: Kernel) -> Variation:
         clustered,
         _finite_where_positive(above_zero, column),
         _finite_where_positive(derivative_in_square, column),
+        leaving,
         edge,
         corner,
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -15,7 +18,7 @@ from riemdln._arrays import (
     point_of_shape,
 )
 from riemdln._frame import Blocks
-from riemdln.kernels import DeepLinearKernel
+from riemdln.kernels.imbalanced import network_kernel
 from riemdln.metrics._closed_forms import aligned_geodesic, depth_two_geodesic
 from riemdln.metrics._cone import cone_geodesic
 from riemdln.metrics._diffusion import Diffusion, RootDiffusion
@@ -38,28 +41,48 @@ class DeepLinearMetric(SpectralMetric):
 
         A_{N,W}(P) = \sum_{k=1}^{N} (W W^T)^{(N-k)/N} \, P \, (W^T W)^{(k-1)/N}.
 
+    Layers that are off balance by multiples of the identity,
+    :math:`W_{j+1}^T W_{j+1} - W_j W_j^T = (c_{j+1} - c_j) I`, which gradient flow keeps, move W by
+    that of another metric of this kind.
+
     Parameters
     ----------
     depth : float
         The depth N: any real number from 1, the Euclidean metric, to ``math.inf``, the limit of
         A_{N,W} / N. At infinite depth the row or the column space of a matrix that is not square
         cannot move, so there the metric exists on square matrices only.
+    imbalance : float or sequence of float (N - 1,)
+        The differences c_{j+1} - c_j; one number stands for all of them, and zero for balanced
+        layers. Others need a whole depth.
 
     Raises
     ------
     TypeError
-        If `depth` is not a real number.
+        If `depth` is not a real number, or `imbalance` no such numbers.
     ValueError
-        If `depth` is less than 1 or NaN.
+        If `depth` is less than 1 or NaN, or no whole number where `imbalance` is not zero; or if
+        `imbalance` has a wrong number of entries.
+
+    See Also
+    --------
+    balanced_layers : the layers, with an imbalance or without.
+    riemdln.kernels.ImbalancedKernel : the kernel of layers that are not balanced.
 
     Notes
     -----
-    Nothing here costs more at a greater depth: see `riemdln.kernels.DeepLinearKernel`. `flat`
-    solves the generalized Sylvester equation A_{N,W}(Y) = Z. For one row or one column w
+    Nothing here costs more at a greater depth, see `riemdln.kernels.DeepLinearKernel`; only
+    layers that are not balanced take N products. `flat` solves the generalized Sylvester equation
+    A_{N,W}(Y) = Z. For one row or one column w of balanced layers
 
     .. math:: A_{N,w}(p) = \|w\|^{2-2/N} (p + (N-1) \, \mathrm{Pr}_w p),
 
     an adaptive step size and a term like momentum (Claim 2 of the 2018 paper).
+
+    With an imbalance whose least c_j belongs to one layer only nothing freezes at W = 0, flows pass
+    through lower rank as the layers do, and small singular values have no relative accuracy. On
+    matrices that are not square the metric ends at lower rank: there the layers are not determined
+    by W, unless the outer one that turns with it, W_1 where m < n and W_N where m > n, has the
+    least c_j.
 
     References
     ----------
@@ -80,18 +103,23 @@ class DeepLinearMetric(SpectralMetric):
     True
     """
 
-    def __init__(self, depth: float) -> None:
-        kernel = DeepLinearKernel(depth)
-        super().__init__(kernel)
-        self._depth = kernel.depth
+    def __init__(self, depth: float, imbalance: float | Sequence[float] = 0.0) -> None:
+        self._network = network_kernel(depth, imbalance)
+        super().__init__(self._network)
 
     @property
     def depth(self) -> float:
         """The depth N."""
-        return self._depth
+        return self._network.depth
+
+    @property
+    def imbalance(self) -> tuple[float, ...]:
+        """The differences c_{j+1} - c_j, or nothing where the layers are balanced."""
+        return self._network.imbalance
 
     def __repr__(self) -> str:
-        return f"DeepLinearMetric(depth={self.depth:.15g})"
+        imbalance = f", imbalance={[*self.imbalance]}" if self.imbalance else ""
+        return f"DeepLinearMetric(depth={self.depth:.15g}{imbalance})"
 
     def require_shape(self, m: int, n: int) -> None:
         """Raise a ValueError at infinite depth unless m = n."""
@@ -106,9 +134,9 @@ class DeepLinearMetric(SpectralMetric):
     ) -> tuple[Array, Array, float] | None:
         """The geodesic in closed form: of one row or column, aligned matrices, or one polar factor.
 
-        The first at finite depth, and the last at depth 2.
+        The first at finite depth, the last at depth 2, and all of balanced layers only.
         """
-        if self.depth == 1:
+        if self.depth == 1 or self.imbalance:
             return super().known_geodesic(W_a, W_b, times)
         if min(W_a.shape) == 1 and self.depth < math.inf:
             return cone_geodesic(W_a, W_b, self.depth, times)
@@ -119,8 +147,11 @@ class DeepLinearMetric(SpectralMetric):
 
     @property
     def keeps_rank(self) -> bool:
-        """Whether no flow changes the rank: at depths of 2 and more."""
-        return self.depth >= 2
+        """Whether no flow changes the rank: if two layers or more go to zero with W.
+
+        Balanced ones do at depths of 2 and more.
+        """
+        return self._network.order >= 2
 
     @property
     def changes_determinant_sign(self) -> bool:
@@ -129,12 +160,18 @@ class DeepLinearMetric(SpectralMetric):
         Balanced layers pass through a singular value of zero on a straight line, on which all N
         of them change sign: so does the determinant at odd depths, and at even ones it does not.
         A depth that is no whole number has no layers, and keeps the sign as an even one does.
+        Where layers are not balanced, those that go to zero there are counted.
         """
-        return self.depth % 2 == 1
+        return self._network.order % 2 == 1
 
     def diffusion(self) -> Diffusion:
-        """The coordinates in which `langevin_flow` computes: roots of depth N, if it is finite."""
-        return super().diffusion() if math.isinf(self.depth) else RootDiffusion(self.depth)
+        """The coordinates in which `langevin_flow` computes.
+
+        They are roots of depth N, if it is finite and the layers are balanced.
+        """
+        if math.isinf(self.depth) or self.imbalance:
+            return super().diffusion()
+        return RootDiffusion(self.depth)
 
     def geodesic_coordinates(
         self, points: Array, velocity: Array | None, rank: int | None
@@ -150,7 +187,7 @@ class DeepLinearMetric(SpectralMetric):
         rank : int or None
             The rank of the matrices, if it is not full.
         """
-        if not _has_roots(self.depth):
+        if not self._has_roots:
             return super().geodesic_coordinates(points, velocity, rank)
         s = np.linalg.svd(points, compute_uv=False)[:, :rank]
         log_range = float(np.log(np.max(s) / np.min(s)))
@@ -174,7 +211,7 @@ class DeepLinearMetric(SpectralMetric):
         rank : int or None
             The rank of the matrices, if it is not full.
         """
-        if not _has_roots(self.depth):
+        if not self._has_roots:
             return super().scaling(W_a, W_b, rank)
         if math.isinf(self.depth):
             return ProductScaling(W_a, W_b)
@@ -291,10 +328,9 @@ class DeepLinearMetric(SpectralMetric):
     def network_retraction(self, W: Array, X: Array) -> Array:
         """Where a step X takes W when the layers of a real network take it.
 
-        The canonical balanced layers of W (`riemdln.balanced_layers`) each move along the
-        horizontal lift of X, and are multiplied. For X = -h sharp(W, grad E) this is
-        exactly one step of gradient descent on the layers, with learning rate h; W + X agrees
-        with it up to O(h^2).
+        The canonical layers of W (`riemdln.balanced_layers`) each move along the horizontal lift
+        of X, and are multiplied. For X = -h sharp(W, grad E) this is exactly one step of gradient
+        descent on the layers, with learning rate h; W + X agrees with it up to O(h^2).
 
         Parameters
         ----------
@@ -318,18 +354,25 @@ class DeepLinearMetric(SpectralMetric):
         if depth == 1:
             return W + X
         at = self._frame_at(W)
-        layers, moves = layers_in_frame(at.frame, depth), self._horizontal_lift(at, X)
+        own = self._network.layer_singular_values(at.frame.s)
+        layers, moves = layers_in_frame(at.frame, own), self._horizontal_lift(at, own, X)
         return end_to_end([layer + move for layer, move in zip(layers, moves, strict=True)])
 
-    def _horizontal_lift(self, at: FrameAt, X: Array) -> list[Array]:
-        """The shortest motion of the canonical balanced layers that moves W by X.
+    @property
+    def _has_roots(self) -> bool:
+        """Whether roots of the depth, or of infinite depth, are good coordinates for geodesics."""
+        # At depth 1 entries are. Roots of a great order lose digits, as they are nearly equal.
+        return not self.imbalance and (1 < self.depth <= 1e4 or math.isinf(self.depth))
+
+    def _horizontal_lift(self, at: FrameAt, own: list[Array], X: Array) -> list[Array]:
+        """The shortest motion of the canonical layers, of these singular values, that moves W by X.
 
         Layer j moves by (W_N ... W_{j+1})^T p (W_{j-1} ... W_1)^T with p = flat(X). In the frame
-        the powers of the singular values and 1 / theta are multiplied first, so that none of them
-        amplifies what another one would undo, and a small singular value grows as it does in
+        the singular values of these products and 1 / theta are multiplied first, so that none of
+        them amplifies what another one would undo, and a small singular value grows as it does in
         the network.
         """
-        (U, s, Vt), N, xp = at.frame, int(self.depth), namespace(X)
+        (U, s, Vt), xp = at.frame, namespace(X)
         noise = 8 * limits(X).eps * xp.max(xp.abs(X))
         least = self.at_frame(at.frame._replace(s=0.0 * s + at.frame.rounding[..., None])).theta
 
@@ -341,25 +384,19 @@ class DeepLinearMetric(SpectralMetric):
             return xp.where(still, 0.0, block / xp.where(still, 1.0, theta))
 
         p: Blocks = at.frame.split(X).map(over_theta, at.theta, least)
-        powers = [s ** ((N - j) / N) for j in range(1, N + 1)]
-        moves = [
-            above[:, None] * p.M * below for above, below in zip(powers, powers[::-1], strict=True)
-        ]
+        one = xp.ones_like(s)
+        below = list(accumulate(own[:-1], operator.mul, initial=one))
+        above = list(accumulate(own[:0:-1], operator.mul, initial=one))[::-1]
+        moves = [over[:, None] * p.M * under for over, under in zip(above, below, strict=True)]
         if Vt is not None:
             moves[0] = moves[0] @ Vt
         if U is not None:
             moves[-1] = U @ moves[-1]
         if p.Vp is not None:
-            moves[0] = moves[0] + (p.Vp * powers[0]).mT
+            moves[0] = moves[0] + (p.Vp * above[0]).mT
         if p.Up is not None:
-            moves[-1] = moves[-1] + p.Up * powers[0]
+            moves[-1] = moves[-1] + p.Up * below[-1]
         return moves
-
-
-def _has_roots(depth: float) -> bool:
-    """Whether roots of the depth, or of infinite depth, are good coordinates for geodesics."""
-    # At depth 1 entries are. Roots of a great order lose digits, as they are nearly equal.
-    return 1 < depth <= 1e4 or math.isinf(depth)
 
 
 def _basis(matrix: Array) -> Array:

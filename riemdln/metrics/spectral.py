@@ -10,7 +10,8 @@ import numpy as np
 from riemdln._arrays import Array, finite, floating_array, integer, matrix_shape
 from riemdln._frame import Frame, singular_frame
 from riemdln._memory import Memory
-from riemdln.kernels import Kernel, as_kernel, filled
+from riemdln.kernels import Kernel, as_kernel
+from riemdln.kernels.kernel import filled
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._constant_at import MultipleAt, straight_line
 from riemdln.metrics._generic import VECTORS
@@ -110,10 +111,15 @@ class SpectralMetric(Metric):
 
         Of a kernel of one's own this is seen from its values down to 1e-300.
         """
-        s = 10.0 ** -np.arange(0.0, 301.0, 20.0)
+        s, kernel = 10.0 ** -np.arange(0.0, 301.0, 20.0), self._kernel
         with np.errstate(all="ignore"):
             ratios = [
-                filled(self._kernel(a, b), s) / (a + b) for a, b in ((s, s), (s, 0 * s), (0 * s, s))
+                filled(values, s) / size
+                for values, size in (
+                    (kernel(s, s), 2 * s),
+                    (kernel.edge(s), s),
+                    (kernel.transpose.edge(s), s),
+                )
             ]
         # Of a NaN no comparison is true.
         return all(bool(np.all(ratio <= 1e3 * ratios[0][0])) for ratio in ratios)
@@ -150,7 +156,7 @@ class SpectralMetric(Metric):
             rank, most = integer("rank", rank), min(matrix_shape("W", W))
             if rank > most:
                 raise ValueError(f"rank must be at most min(m, n) = {most}, got {rank}")
-            return DenseAt(FrameAt(self._kernel, self._frame(W).at_rank(rank)), W)
+            return DenseAt(FrameAt(self._kernel, self._frame(W).at_rank(rank)).of_matrix(), W)
         if self._kernel.constant is None:
             return self._remembered(W)
         self.require_shape(*matrix_shape("W", W))
@@ -206,7 +212,7 @@ class SpectralMetric(Metric):
         point: DenseAt | None = self._points.find(W)
         if point is None:
             frame = self._frame(W)
-            point = DenseAt(FrameAt(self._kernel, frame), W)
+            point = DenseAt(FrameAt(self._kernel, frame).of_matrix(), W)
             self._points.put(W, point)
         elif not self._kernel.is_pure:
             frame = point.on_blocks.frame
