@@ -38,6 +38,7 @@ def metrics():
     return [
         DeepLinearMetric(3),
         DeepLinearMetric(1),
+        DeepLinearMetric(3, [0.4, -0.9]),
         SpectralMetric(lambda s, t: 1 + s * s + 3 * t),
         SpectralMetric(DeepLinearKernel(2.5) + 0.1),
         KroneckerMetric(np.diag([1.0, 2.0, 3.0]), np.eye(3)),
