@@ -128,12 +128,16 @@ def product(c, x):
 
 
 def exact_square(c, s):
-    """The root of prod (x + c_j) = s^2, by bisection of its logarithm."""
-    low, high = mpmath.mpf(10) ** -350, mpmath.mpf(10) ** 200
-    for _ in range(1400):
+    """The root of prod (x + c_j) = s^2: its logarithm by bisection, and then by Newton's method."""
+    low, high, square = mpmath.mpf(10) ** -350, mpmath.mpf(10) ** 200, mpmath.mpf(s) ** 2
+    for _ in range(30):
         middle = mpmath.sqrt(low * high)
-        low, high = (middle, high) if product(c, middle) < mpmath.mpf(s) ** 2 else (low, middle)
-    return low
+        low, high = (middle, high) if product(c, middle) < square else (low, middle)
+    x = low
+    for _ in range(12):
+        slope = sum(x / (x + c_j) for c_j in c)
+        x *= mpmath.exp(-mpmath.log(product(c, x) / square) / slope)
+    return x
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-8, 0.1, 1.0, 30.0, 1e100])
