@@ -138,7 +138,7 @@ def velocity_error(metric, layers):
 
 def errors_at(imbalance, width):
     """Of the velocity at the first and the last time, and of the path: the mean of three draws."""
-    problem, times = problem_at(imbalance), half_time(4.0, imbalance) * np.linspace(0, 8, 41)
+    problem, times = problem_at(imbalance), half_time(4.0, imbalance) * np.linspace(0, 5, 41)
     exact = riemdln.gradient_flow(problem, np.zeros((4, 4)), times).points
     errors = []
     for _ in range(3):

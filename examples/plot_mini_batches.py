@@ -30,7 +30,7 @@ Run it with ``python examples/plot_mini_batches.py``; it writes ``plot_mini_batc
 # The data
 # --------
 # The concentration of ethanol is predicted from gas sensors, as in :doc:`plot_lp_regression`. Some
-# measurements are far from all others, and one of them in a batch of eight would end a run. So each
+# measurements are far from all others, and one of them in a batch of eight can end a run. So each
 # feature is replaced by its normal score. Of these the four principal components are taken, of unit
 # variance: the Hessian of the loss :math:`E = \mathrm{mean} \, |w x - y|^2 / 2` is the identity.
 
@@ -253,7 +253,7 @@ for source, marker, face in zip(NAMES, "os^", ("black", "white", "0.6"), strict=
     edge = "0.6" if source == NAMES[2] else "black"
     rest.plot([], [], marker, color=edge, markerfacecolor=face, markersize=6, label=source)
 rest.set(
-    title="At rest: as wide as the metric", xlabel="depth", ylabel="variance / that of depth 1"
+    title="At rest: as wide as the cometric", xlabel="depth", ylabel="variance / that of depth 1"
 )
 rest.set(xticks=DEPTHS, ylim=(0.4, 2.9))
 for panel in figure.axes:
