@@ -1,0 +1,266 @@
+r"""
+Mini-batches: noise that the metric shapes
+==========================================
+
+Descent with mini-batches scatters about the gradient flow by the square root of step / batch, and
+its mean is off by the step. Where it settles, depth decides the directions of the noise: it spreads
+as the cometric :math:`A_w`, N times as wide a variance along w as across it.
+
+.. image:: images/sphx_glr_plot_mini_batches_001.png
+   :alt: Runs about the flow; errors by step and by batch; variances along and across w by depth
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_mini_batches_001.png
+
+A step of stochastic gradient descent on a network moves the end-to-end matrix by
+
+.. math:: w \leftarrow w - h \, A_w(P), \qquad P = \nabla E_{\mathrm{batch}}(w) ,
+
+up to :math:`O(h^2)`. The gradient P of a batch of b samples has the mean :math:`\nabla E` and the
+covariance C / b. So a step has the noise :math:`h^2 A_w C A_w / b`. Noise of Langevin's equation
+has the covariance :math:`A_w` instead, and comes to the same spread at every depth.
+
+The guide has pages on :doc:`flows </guide/flows>` and on :doc:`noise </guide/noise>`, the theory a
+section on :ref:`Langevin's equation <langevin>`. The calls are `DeepLinearMetric.sharp
+<riemdln.DeepLinearMetric.sharp>`, `riemdln.gradient_flow` and `riemdln.langevin_flow`.
+
+Run it with ``python examples/plot_mini_batches.py``; it writes ``plot_mini_batches.png``.
+"""
+
+# %%
+# The data
+# --------
+# The concentration of ethanol is predicted from gas sensors, as in :doc:`plot_lp_regression`. Some
+# measurements are far from all others, and one of them in a batch of eight can end a run. So each
+# feature is replaced by its normal score. Of these the four principal components are taken, of unit
+# variance: the Hessian of the loss :math:`E = \mathrm{mean} \, |w x - y|^2 / 2` is the identity.
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pymanopt
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import quantile_transform
+
+import riemdln
+
+# Where no file is run, in a notebook or in the gallery, the current folder is that of the examples.
+EXAMPLES = Path(__file__).parent if "__file__" in globals() else Path()
+columns = np.loadtxt(EXAMPLES / "data" / "gas_sensor_ethanol.csv.gz", delimiter=",", skiprows=1)
+scores = quantile_transform(columns[:, 2:], n_quantiles=100, output_distribution="normal")
+X = PCA(4, whiten=True).fit_transform(np.clip(scores, -3, 3))
+X, y = X / X.std(axis=0), columns[:, 1]
+y = (y - y.mean()) / y.std()
+
+DEPTHS = [1, 2, 3]
+minimizer = (y @ X / len(X))[None]
+along = minimizer[0] / np.linalg.norm(minimizer)
+residuals = minimizer @ X.T - y
+C = np.cov(residuals * X.T)  # the covariance of the gradient of one sample, at the minimizer
+
+# %%
+# Ten lines of descent
+# --------------------
+# The metric takes stacks, so one loop descends with a thousand runs, each with batches of its own.
+
+
+def descend(depth, start, step, batch, time, runs, seed, every=None):
+    """Runs (runs, 1, 4) of mini-batch descent at a time, or each `every` steps."""
+    metric, rng = riemdln.DeepLinearMetric(depth), np.random.default_rng(seed)
+    W, path = np.tile(start, (runs, 1, 1)), []
+    for k in range(round(time / step)):
+        rows = rng.integers(len(X), size=(runs, batch))
+        x = X[rows]
+        P = (W @ x.mT - y[rows][:, None]) @ x / batch
+        path += [W] if every and k % every == 0 else []
+        W = W - step * metric.sharp(W, P)
+    return np.stack([*path, W]) if every else W
+
+
+# %%
+# About the flow
+# --------------
+# All runs start from one row and go on to the time 1. There the mean of the runs is compared with
+# the gradient flow, and the runs with their mean. The mean of finitely many runs has an
+# error of its own; its square is taken off.
+
+TIME, RUNS, BATCH = 1.0, 1500, 128
+STEPS = 1 / np.array([8, 16, 32, 64])
+BATCHES = np.array([8, 32, 128, 512])
+other = np.array([1, -1, 1, 1]) @ (np.eye(4) - np.outer(along, along))
+start = (-0.3 * along + 0.4 * other / np.linalg.norm(other))[None]
+
+
+def problem_at(depth):
+    """The loss of all samples, of each row of a stack."""
+    manifold = riemdln.FullRank(1, 4, riemdln.DeepLinearMetric(depth))
+    numpy = pymanopt.function.numpy(manifold)
+    return pymanopt.Problem(
+        manifold,
+        numpy(lambda W: np.sum((W - minimizer) ** 2, axis=(-2, -1)) / 2),
+        euclidean_gradient=numpy(lambda W: W - minimizer),
+    )
+
+
+def distances(runs, flow):
+    """How far the mean of the runs is from the flow, and the runs are from their mean."""
+    variance = np.sum(runs.var(axis=0, ddof=1))
+    of_mean = np.sum((runs.mean(axis=0) - flow) ** 2) - variance / len(runs)
+    return np.sqrt([max(of_mean, 0.0), variance])
+
+
+times = np.linspace(0, TIME, 101)
+flows = {depth: riemdln.gradient_flow(problem_at(depth), start, times) for depth in DEPTHS}
+by_step, by_batch = {}, {}
+for depth, flow in flows.items():
+    end = flow.points[-1]
+    ends = [descend(depth, start, h, BATCH, TIME, RUNS, seed=0) for h in STEPS]
+    by_step[depth] = np.array([distances(runs, end) for runs in ends])
+    ends = [descend(depth, start, 0.05, b, TIME, 400, seed=1) for b in BATCHES]
+    by_batch[depth] = np.array([distances(runs, end)[1] for runs in ends])
+    bias, spread = np.polyfit(np.log(STEPS), np.log(by_step[depth]), 1)[0]
+    thinned = np.polyfit(np.log(BATCHES), np.log(by_batch[depth]), 1)[0]
+    print(
+        f"depth {depth}: the mean errs as step^{bias:.2f}, runs spread as step^{spread:.2f}, "
+        f"and as batch^{thinned:.2f}"
+    )
+    assert abs(bias - 1) < 0.15
+    assert abs(spread - 0.5) < 0.05
+    assert abs(thinned + 0.5) < 0.05
+
+# %%
+# Where it settles
+# ----------------
+# Near the minimizer, where the Hessian is the identity, the covariance of many short steps solves
+# :math:`A \Sigma + \Sigma A = (h / b) \, A C A`. Of one row, A is N times as large along w as
+# across it, :math:`N |w|^{2 - 2/N}` and :math:`|w|^{2 - 2/N}`. So
+#
+# .. math:: \Sigma_{ii} = \frac{h}{2 b} \, \theta_i \, C_{ii}, \qquad
+#           \theta = N |w|^{2 - 2/N} \ \text{along w}, \quad |w|^{2 - 2/N} \ \text{across it} .
+#
+# The layers themselves, of any number of runs at once, do the same. And Langevin's equation, at the
+# temperature :math:`1 / \beta = h \, \mathrm{Tr}(C) / (8 b)`, has the covariance
+# :math:`1 / \beta` at every depth: its noise pays for a faster drift.
+
+STEP, BATCH_AT_REST = 0.02, 16
+beta = 8 * BATCH_AT_REST / (STEP * np.trace(C))
+across = np.eye(4) - np.outer(along, along)
+
+
+def variances(stack):
+    """The variances of runs along w and across it, over those of depth 1 in the limit."""
+    covariance = np.cov(stack.reshape(-1, 4).T)
+    return np.array([along @ covariance @ along, np.trace(across @ covariance)])
+
+
+unit = STEP / (2 * BATCH_AT_REST) * np.array([along @ C @ along, np.trace(across @ C)])
+
+
+def descend_layers(depth, runs, time, seed):
+    """The same of the layers: a row and N - 1 numbers. Gradients are those of the chain rule."""
+    rng = np.random.default_rng(seed)
+    first, *rest = (np.tile(w, (runs, 1, 1)) for w in riemdln.balanced_layers(minimizer, depth))
+    path = []
+    for k in range(round(time / STEP)):
+        rows = rng.integers(len(X), size=(runs, BATCH_AT_REST))
+        x, factor = X[rows], np.prod(rest, axis=0) if rest else 1.0
+        P = (factor * first @ x.mT - y[rows][:, None]) @ x / BATCH_AT_REST
+        above = np.sum(P * first, axis=-1, keepdims=True)
+        path += [factor * first] if k * STEP > 4 and k % 25 == 0 else []
+        first = first - STEP * factor * P
+        rest = [v - STEP * above * (factor / v) for v in rest]
+    return np.stack(path)
+
+
+NAMES = ["mini-batches on w", "mini-batches on the layers", "Langevin's equation"]
+measured = {}
+for depth in DEPTHS:
+    runs = descend(depth, minimizer, STEP, BATCH_AT_REST, 12.0, 1000, seed=2, every=25)
+    noisy = riemdln.langevin_flow(
+        problem_at(depth),
+        np.tile(minimizer, (1000, 1, 1)),
+        np.linspace(0, 12, 25),
+        beta=beta,
+        step_size=0.1,
+        scheme="splitting",
+        vectorized=True,
+        rng=3,
+    )
+    measured[NAMES[0], depth] = variances(runs[8:]) / unit
+    measured[NAMES[1], depth] = variances(descend_layers(depth, 1000, 12.0, seed=4)) / unit
+    measured[NAMES[2], depth] = variances(noisy.points[8:]) * beta / [1, 3]
+    expected = np.linalg.norm(minimizer) ** (2 - 2 / depth) * np.array([depth, 1])
+    for name in NAMES:
+        print(f"depth {depth}, {name}: {measured[name, depth].round(3)}, theta {expected.round(3)}")
+        unshaped = name == "Langevin's equation"
+        assert np.allclose(measured[name, depth], 1 if unshaped else expected, rtol=0.1)
+
+# %%
+# The figure
+# ----------
+# Grey lines have the slopes 1, 1/2 and -1/2, and the blue and the red one are :math:`\theta`.
+
+COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00"}
+MARKERS = {1: "o", 2: "s", 3: "D"}
+figure, ((paths, steps), (batches, rest)) = plt.subplots(
+    2, 2, figsize=(9.5, 8), layout="constrained"
+)
+for step, colour, width in ((0.2, "#56B4E9", 0.8), (0.01, "#009E73", 1.2)):
+    runs = descend(3, start, step, 8, TIME, 12, seed=6, every=1)[:, :, 0] @ along
+    label = f"runs, step {step:g}, batch 8"
+    paths.plot(step * np.arange(len(runs)), runs, color=colour, linewidth=width, alpha=0.8)
+    paths.plot([], [], color=colour, label=label)
+paths.plot(times, flows[3].points[:, 0] @ along, color="black", linewidth=2.5, label="the flow")
+paths.set(title="Depth 3: runs about the flow", xlabel="time", ylabel="w along the minimizer")
+for depth, colour in COLOURS.items():
+    style = {"color": colour, "marker": MARKERS[depth], "markersize": 5}
+    bias, spread = by_step[depth].T
+    steps.loglog(STEPS, spread, "-", **style)
+    steps.loglog(STEPS, bias, "--", **style)
+    steps.plot([], [], "-", label=f"depth {depth}", **style)
+    batches.loglog(BATCHES, by_batch[depth], "-", **style)
+for style, name in (("-", "runs from their mean"), ("--", "mean from the flow")):
+    steps.plot([], [], style, color="0.4", label=name)
+steps.plot(STEPS, 0.2 * STEPS**0.5, color="0.6", linewidth=1)
+steps.plot(STEPS, 0.08 * STEPS, color="0.6", linewidth=1)
+steps.set(title="Off by step, scattered by its root", xlabel="step", ylabel="distance at time 1")
+steps.set_ylim(1.5e-4, None)
+steps.set_xticks(STEPS, [f"1/{round(1 / h)}" for h in STEPS])
+batches.plot(BATCHES, 0.6 / BATCHES**0.5, color="0.6", linewidth=1)
+batches.set(
+    title="Scattered by the root of 1 / batch", xlabel="batch", ylabel="runs from their mean"
+)
+batches.set_xticks(BATCHES, BATCHES)
+for panel in (steps, batches):
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter(NullFormatter())
+
+fine = np.linspace(1, 3, 101)
+size = np.linalg.norm(minimizer) ** (2 - 2 / fine)
+for i, colour, name in ((0, "#D55E00", "along w"), (1, "#0072B2", "across w")):
+    rest.plot(fine, size * (fine if i == 0 else 1), color=colour, label=f"{name}: $\\theta$")
+    for source, (marker, face) in zip(
+        NAMES, (("o", colour), ("s", "white"), ("^", "0.6")), strict=True
+    ):
+        values = [measured[source, depth][i] for depth in DEPTHS]
+        edge = "0.6" if source == NAMES[2] else colour
+        rest.plot(DEPTHS, values, marker, color=edge, markerfacecolor=face, markersize=6)
+for source, marker, face in zip(NAMES, "os^", ("black", "white", "0.6"), strict=True):
+    edge = "0.6" if source == NAMES[2] else "black"
+    rest.plot([], [], marker, color=edge, markerfacecolor=face, markersize=6, label=source)
+rest.set(
+    title="At rest: as wide as the cometric", xlabel="depth", ylabel="variance / that of depth 1"
+)
+rest.set(xticks=DEPTHS, ylim=(0.4, 2.9))
+for panel in figure.axes:
+    panel.grid(alpha=0.25)
+paths.legend(frameon=False)
+steps.legend(frameon=False, ncols=2)
+rest.legend(frameon=False)
+figure.suptitle("Mini-batches scatter runs about the flow, and depth shapes the noise", fontsize=13)
+figure.savefig("plot_mini_batches.png", dpi=150)
+plt.show()

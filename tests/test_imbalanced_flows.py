@@ -1,0 +1,155 @@
+"""Flows of two layers out of balance by a multiple of I, against their solution in closed form."""
+
+import mpmath
+import numpy as np
+import pymanopt
+import pytest
+
+from riemdln import DeepLinearMetric, FullRank, gradient_flow, network_flow
+
+TIMES = [0.0, 0.3, 1.0, 4.0]
+
+
+def solution(layers, target, times, digits=60):
+    """The end-to-end matrices of layers with W_2^T W_2 - W_1 W_1^T = l I that learn a target.
+
+    Let Q stack W_1^T and W_2, and K = [[-l I / 2, T^T], [T, l I / 2]]. The flow of the layers down
+    |W_2 W_1 - T|^2 / 2 is dQ/dt = K Q - Q Q^T Q / 2, so that S = Q Q^T obeys Riccati's equation
+    dS/dt = K S + S K - S^2 (Fukumizu 1998; Braun et al. 2022; Domine et al. 2024), of which
+    S(t) = e^{Kt} Q_0 (I + Q_0^T int_0^t e^{2Ku} du Q_0)^{-1} Q_0^T e^{Kt} is the solution. W is its
+    block below the diagonal.
+    """
+    first, second = layers
+    (m, n), width = target.shape, len(first)
+    difference = np.trace(second.T @ second - first @ first.T) / width
+    K = (
+        np.block([[-difference * np.eye(n), 2 * target.T], [2 * target, difference * np.eye(m)]])
+        / 2
+    )
+    with mpmath.workdps(digits):
+        values, vectors = mpmath.eigsy(mpmath.matrix(K.tolist()))
+        start = vectors.T * mpmath.matrix(np.vstack([first.T, second]).tolist())
+
+        def at(t):
+            grown, integral = (
+                mpmath.diag([function(value) for value in values])
+                for function in (
+                    lambda value: mpmath.exp(value * t),
+                    lambda value: mpmath.expm1(2 * value * t) / (2 * value) if value else t,
+                )
+            )
+            Q = vectors * grown * start
+            S = Q * mpmath.inverse(mpmath.eye(width) + start.T * integral * start) * Q.T
+            return np.array(S.tolist(), dtype=float)[n:, :n]
+
+        return np.stack([at(mpmath.mpf(t)) for t in times])
+
+
+def layers_over(W, difference, rng):
+    """Layers of the product W that are out of balance by a multiple of I, in a random basis."""
+    U, s, Vt = np.linalg.svd(W, full_matrices=False)
+    x = np.sqrt(s**2 + difference**2 / 4) - difference / 2
+    basis = np.linalg.qr(rng.standard_normal((len(s), len(s))))[0]
+    return [basis * np.sqrt(x) @ Vt, U * np.sqrt(x + difference) @ basis.T]
+
+
+def regression(m, n, samples, rng):
+    """|W X - Y|^2 / 2 with X X^T = I, and the least squares solution Y X^T."""
+    X = np.linalg.qr(rng.standard_normal((samples, n)))[0].T
+    Y = rng.standard_normal((m, samples))
+    return X, Y
+
+
+def problem_on(X, Y, imbalance):
+    manifold = FullRank(len(Y), len(X), DeepLinearMetric(2, imbalance=imbalance))
+    numpy = pymanopt.function.numpy(manifold)
+    return pymanopt.Problem(
+        manifold,
+        numpy(lambda W: np.sum((W @ X - Y) ** 2) / 2),
+        euclidean_gradient=numpy(lambda W: (W @ X - Y) @ X.T),
+    )
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "difference"),
+    [
+        (m, n, difference)
+        for m, n in [(3, 3), (2, 4), (4, 2), (1, 3), (3, 1)]
+        for difference in (0.0, 0.7, -5.0)
+    ],
+)
+def test_two_layers_and_their_metric_learn_as_riccati_has_it(m, n, difference):
+    rng = np.random.default_rng(m + 10 * n)
+    X, Y = regression(m, n, 6, rng)
+    # Half-way to the target, so that the flow keeps away from lower rank.
+    start = 0.5 * Y @ X.T + 0.1 * rng.standard_normal((m, n))
+    layers = layers_over(start, difference, rng)
+    exact = solution(layers, Y @ X.T, TIMES)
+    problem = problem_on(X, Y, difference)
+    network = network_flow(problem, layers, TIMES, rtol=1e-11, atol=1e-12)
+    flow = gradient_flow(problem, start, TIMES, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(network.points, exact, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(flow.points, exact, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("difference", [-0.7, -5.0])
+def test_flows_of_rows_past_zero_lose_digits_and_go_on(difference):
+    # The first layer keeps its length, and the last, a number, changes its sign. So W comes close
+    # to zero, where its direction is known to the error of W over its length.
+    rng = np.random.default_rng(31)
+    X, Y = regression(1, 3, 6, rng)
+    start = rng.standard_normal((1, 3))
+    problem = problem_on(X, Y, difference)
+    exact = solution(layers_over(start, difference, rng), Y @ X.T, TIMES)
+    assert np.any(start @ X @ Y.T < 0)  # W turns round
+    flow = gradient_flow(problem, start, TIMES, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(flow.points, exact, rtol=0, atol=1e-6)
+
+
+def test_imbalance_leads_through_lower_rank_to_the_other_sign_of_a_determinant():
+    rng = np.random.default_rng(0)
+    target, start = np.diag([2.0, 1.0]), np.diag([1.0, -0.3])
+    for difference, sign in [(0.5, 1), (-0.5, 1), (0.0, -1)]:
+        exact = solution(layers_over(start, difference, rng), target, [0.0, 2.0, 5.0])
+        problem = problem_on(np.eye(2), target, difference)
+        flow = gradient_flow(problem, start, [0.0, 2.0, 5.0], rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(flow.points, exact, rtol=0, atol=1e-9)
+        assert np.sign(np.linalg.det(flow.points[-1])) == sign
+
+
+@pytest.mark.parametrize(("m", "n"), [(3, 3), (2, 4), (4, 2), (1, 3), (3, 1)])
+def test_orthogonal_layers_of_separate_neurons_have_the_metric_of_an_imbalance(m, n):
+    # Rows of W_2 and columns of W_1 are orthogonal and of one length, as in the limit of great
+    # width; W_2^T W_2 - W_1 W_1^T is far from a multiple of I.
+    rng = np.random.default_rng(m + 10 * n)
+    X, Y = regression(m, n, 6, rng)
+    basis = np.linalg.qr(rng.standard_normal((m + n + 2, m + n)))[0]
+    scale = 0.8
+    layers = [scale * basis[:, :n], scale * basis[:, n:].T]
+    problem = problem_on(X, Y, 2 * scale**2 * (1 if m <= n else -1))
+    network = network_flow(problem, layers, TIMES, rtol=1e-11, atol=1e-12)
+    flow = gradient_flow(problem, np.zeros((m, n)), TIMES, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(network.points, flow.points, rtol=0, atol=1e-9)
+
+
+def test_wide_random_layers_move_by_the_metric_of_their_width():
+    rng = np.random.default_rng(0)
+    imbalance, target = 1.3, rng.standard_normal((2, 3))
+    times = [0.0, 0.2, 0.6, 2.0]
+    problem = problem_on(np.eye(3), target, imbalance)
+    exact = gradient_flow(problem, np.zeros((2, 3)), times).points
+    distances = []
+    for width in (10**2, 10**3, 10**4, 10**5):
+        scale = (imbalance / (2 * width)) ** 0.5
+        draws = []
+        for _ in range(5):
+            first = scale * rng.standard_normal((width, 3))
+            second = scale * rng.standard_normal((2, width))
+            # The layers stay in the span of the rows of W_2 and the columns of W_1.
+            basis = np.linalg.qr(np.hstack([first, second.T]))[0]
+            network = network_flow(problem, [basis.T @ first, second @ basis], times)
+            draws.append(np.linalg.norm(network.points - exact, axis=(1, 2)).max())
+        distances.append(np.mean(draws))
+    power = np.polyfit(np.log([1e2, 1e3, 1e4, 1e5]), np.log(distances), 1)[0]
+    assert abs(power + 0.5) < 0.1
+    assert distances[-1] < 1e-2
