@@ -1,6 +1,7 @@
 """Weight decay of the layers: against layers, closed forms, finite differences and PyTorch."""
 
 import math
+from itertools import pairwise
 
 import autograd.numpy as anp
 import mpmath
@@ -514,13 +515,13 @@ def test_a_step_is_one_of_torch_with_weight_decay(rng, m, n, depth):
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_steps_are_those_of_torch_to_order_two_and_runs_to_order_one(rng, depth):
+def test_steps_are_those_of_torch_to_order_two_and_runs_come_to_the_flow(rng, depth):
     torch = pytest.importorskip("torch", reason="torch is optional")
     W, target = random_matrix(rng, 3, 2), rng.standard_normal((3, 2))
     problem = regression(FullRank(3, 2, DeepLinearMetric(depth)), target)
     flow = gradient_flow(layer_decay(problem, MU), W, [0, 0.5], rtol=1e-11, atol=1e-13)
 
-    def errors(h, steps):
+    def run(h, steps):
         layers = [torch.tensor(layer, requires_grad=True) for layer in balanced_layers(W, depth)]
         optimizer = torch.optim.SGD(layers, lr=h, weight_decay=MU)
         for _ in range(steps):
@@ -528,7 +529,10 @@ def test_steps_are_those_of_torch_to_order_two_and_runs_to_order_one(rng, depth)
             product = torch.linalg.multi_dot([*layers[::-1], torch.eye(2, dtype=torch.float64)])
             torch.sum((product - torch.tensor(target)) ** 2 / 2).backward()
             optimizer.step()
-        end = end_to_end([layer.detach().numpy() for layer in layers])
+        return end_to_end([layer.detach().numpy() for layer in layers])
+
+    def errors(h, steps):
+        end = run(h, steps)
         search = FixedStep(h, weight_decay=MU)
         descent = optimizers.SteepestDescent(search, max_iterations=steps, verbosity=0)
         point = descent.run(problem, initial_point=W).point
@@ -539,6 +543,12 @@ def test_steps_are_those_of_torch_to_order_two_and_runs_to_order_one(rng, depth)
     (many, to_flow), (more, nearer) = errors(1e-3, 500), errors(5e-4, 1000)
     assert np.log2(many / more) == pytest.approx(1, abs=0.1)
     assert np.log2(to_flow / nearer) == pytest.approx(1, abs=0.1)
+
+    # Runs of more and more steps, whose errors are a series in h, extrapolated to h = 0.
+    ends = [run(0.5 / steps, steps) for steps in 2 ** np.arange(4, 11)]
+    for power in range(1, len(ends)):
+        ends = [fine + (fine - coarse) / (2**power - 1) for coarse, fine in pairwise(ends)]
+    np.testing.assert_allclose(flow.points[-1], ends[0], atol=1e-8)
 
 
 def test_steps_with_decay_on_other_manifolds(rng):
