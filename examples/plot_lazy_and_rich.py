@@ -120,8 +120,8 @@ assert lateness[-1] < 1.05
 # How wide is wide?
 # -----------------
 # The layers move W with minus :math:`W_2 W_2^T P + P W_1^T W_1`, P the gradient. How far this
-# map is from the cometric, as a share of its norm, falls as the root of 1 / h, before and after learning.
-# So does the distance of the two paths.
+# map is from the cometric, as a share of its norm, falls as the root of 1 / h, before and
+# after learning. So does the distance of the two paths.
 
 WIDTHS = 10 ** np.arange(2, 6)
 CHOSEN = [IMBALANCES[0], 1.0, IMBALANCES[-1]]
