@@ -187,7 +187,7 @@ METRICS = {
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("dense", [0, 100])
 def test_the_velocity_error_is_that_of_dense_matrices(rng, monkeypatch, name, dense):
-    monkeypatch.setattr(riemdln.networks, "_DENSE", dense)
+    monkeypatch.setattr(riemdln._eigenvalues, "_DENSE", dense)
     layers, metric = random_chain(rng, [4, 3, 5, 3]), METRICS[name]
     W, of_layers = end_to_end(layers), kronecker_cometric(layers)
     of_metric = dense_cometric(lambda P: metric.sharp(W, P), 3, 4)
@@ -518,7 +518,9 @@ def test_wrong_arguments_of_balancing_are_refused(rng):
     with pytest.raises(ValueError, match="^layers must be at least two to be balanced, got one"):
         balancing_flow(layers[:1], [0.0, 1.0])
     for target in ([1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]]):
-        with pytest.raises(ValueError, match="^imbalance must be a number or 2 of them"):
+        with pytest.raises(
+            ValueError, match="^imbalance must be a number or depth - 1 = 2 of them"
+        ):
             balancing_flow(layers, [0.0, 1.0], imbalance=target)
     with pytest.raises(ValueError, match="^imbalance must be finite"):
         balancing_flow(layers, [0.0, 1.0], imbalance=np.nan)

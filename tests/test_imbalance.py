@@ -516,7 +516,10 @@ def test_metrics_with_an_imbalance_are_pickled_and_printed():
     copied = pickle.loads(pickle.dumps(metric))
     assert copied.imbalance == (0.5, -1.0)
     assert copied.depth == 3
-    assert DeepLinearMetric(3).imbalance == ()
+    assert DeepLinearMetric(3).imbalance == (0.0, 0.0)
+    assert DeepLinearMetric(3).is_balanced
+    assert not metric.is_balanced
+    assert DeepLinearMetric(3, DeepLinearMetric(3).imbalance).is_balanced
     np.testing.assert_array_equal(
         copied.kernel(1.0, np.array([2.0])), metric.kernel(1.0, np.array([2.0]))
     )

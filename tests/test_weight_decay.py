@@ -429,7 +429,7 @@ def test_flows_collapse_below_the_threshold(depth):
 @pytest.mark.parametrize("depth", [3, 4, math.inf])
 def test_above_the_threshold_zero_attracts_small_singular_values(depth):
     """The boundary of the basins is the smaller solution of sigma = s + mu s^{2/N - 1}."""
-    sigma = 1.3 * collapse_threshold(MU, depth).target
+    sigma = 1.3 * collapse_threshold(MU, depth).sigma
     power = 2 / depth - 1
     large = decayed_singular_value(sigma, MU, depth)
     small = mpmath.findroot(
@@ -456,7 +456,7 @@ def test_above_the_threshold_zero_attracts_small_singular_values(depth):
     ],
 )
 def test_what_is_left_of_singular_values_is_a_root(depth, polynomial):
-    least = collapse_threshold(MU, depth).target
+    least = collapse_threshold(MU, depth).sigma
     sigma = least + np.array([1e-6, 0.01, 1.0, 30.0, 1e8])
     for value, left in zip(sigma, decayed_singular_value(sigma, MU, depth), strict=True):
         coefficients, power = polynomial(value, MU)
@@ -617,9 +617,9 @@ def test_wrong_arguments_say_so():
         layer_decay(problem, 1.0, 0.5)
     with pytest.raises(ValueError, match="^depth must be a number from 1"):
         decayed_singular_value(1.0, 1.0, 0.5)
-    with pytest.raises(ValueError, match="^target must be nonnegative"):
+    with pytest.raises(ValueError, match="^sigma must be nonnegative"):
         decayed_singular_value([1.0, -1.0], 1.0, 2)
-    with pytest.raises(ValueError, match="^target and rate must leave what is in the range"):
+    with pytest.raises(ValueError, match="^sigma and rate must leave what is in the range"):
         decayed_singular_value(1e-300, 1.0, 1.5)
     with pytest.raises(ValueError, match="^weight_decay must be below 1 / step_size = 10"):
         FixedStep(0.1, weight_decay=10.0)
