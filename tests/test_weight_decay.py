@@ -28,6 +28,7 @@ from riemdln import (
     gradient_flow,
     imbalances,
     layer_decay,
+    network_flow,
 )
 from riemdln.checks import check_gradient, check_hessian
 from tests.conftest import random_matrix
@@ -701,3 +702,20 @@ def test_ridge_regression_has_its_derivatives_at_every_rank(rng):
     for point in (W, 0 * W):
         np.testing.assert_allclose(problem.euclidean_gradient(point), point - 1 + MU * point)
         np.testing.assert_allclose(problem.euclidean_hessian(point, X), (1 + MU) * X, atol=1e-14)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_layers_down_the_decayed_cost_of_their_product_decay(rng, depth):
+    """For balanced layers the flow of the cost of the product is that of decaying layers."""
+    manifold = FullRank(3, 2, DeepLinearMetric(depth))
+    W, target = random_matrix(rng, 3, 2), rng.standard_normal((3, 2))
+    problem = layer_decay(regression(manifold, target), MU)
+    layers = balanced_layers(W, depth)
+    network = network_flow(problem, layers, [0, 0.5], rtol=1e-11, atol=1e-12)
+    ends = decaying_layers(layers, lambda W: W - target, MU, 0.5)
+    for layer, end in zip(network.layers[-1], ends, strict=True):
+        np.testing.assert_allclose(layer, end, atol=1e-8)
+
+
+def test_one_singular_value_gives_one_number():
+    assert isinstance(decayed_singular_value(1.0, 0.5, 2), float)
