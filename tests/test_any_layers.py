@@ -546,7 +546,7 @@ def test_the_velocity_error_takes_metrics_only():
         velocity_error([np.eye(2), np.eye(2)], 2)
 
 
-@pytest.mark.parametrize("widths", [[3, 3, 3], [2, 5, 2], [4, 2, 3], [2, 2, 4], [1, 4, 1]])
+@pytest.mark.parametrize("widths", [[3, 3, 3], [2, 5, 2], [4, 3, 3], [2, 2, 4], [1, 4, 1]])
 def test_at_depth_two_every_imbalance_bounds_the_error_of_its_metric(rng, widths):
     for c in (-3.0, -0.4, 0.2, 5.0):
         layers = random_chain(rng, widths)
