@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from riemdln._arrays import Array, everywhere, finite_array, largest, namespace
+from array_api_compat import array_namespace
+
+from riemdln._arrays import Array, everywhere, finite_array, largest
 
 __all__ = ["effective_rank"]
 
@@ -47,7 +49,7 @@ def effective_rank(singular_values: Array) -> Array:
     1.42
     """
     s = finite_array("singular_values", singular_values)
-    xp = namespace(s)
+    xp = array_namespace(s)
     if s.ndim == 0 or s.shape[-1] == 0:
         raise ValueError(
             "singular_values must be an array (..., r) with at least one of them in a row, "
