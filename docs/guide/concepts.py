@@ -163,7 +163,7 @@ def horizontal_lift():
     layers = [np.array([[1.0]]), np.array([[1.0]])]
     X = np.array([[0.8]])
     a, b = (float(G[0, 0]) for G in riemdln.layer_gradients(layers, TWO.flat(np.eye(1), X)))
-    for k in (-0.7, -0.35, 0.4, 0.8):
+    for k in (-0.7, -0.35, 0.35, 0.7):
         arrow(panel, (1, 1), (1 + a + k, 1 + b - k), ORANGE, lw=1)
     arrow(panel, (1, 1), (1 + a, 1 + b), BLUE, lw=2.5)
     panel.plot(1, 1, "o", color="black")
