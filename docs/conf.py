@@ -19,6 +19,7 @@ project_copyright = author
 release = metadata.version("riemdln")
 
 extensions = [
+    "matplotlib.sphinxext.plot_directive",  # figures of the guide
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
@@ -97,6 +98,11 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "write_computation_times": False,
 }
+
+plot_formats = ["svg"]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_rcparams = {"figure.constrained_layout.use": True, "font.size": 10}
 
 html_theme = "furo"
 html_title = "riemdln"

@@ -194,21 +194,15 @@ completion = riemdln.MatrixCompletion(coo_array((hidden[seen], np.nonzero(seen))
 u, vt = (orthonormal(rng.standard_normal((12, 12))) for _ in range(2))
 problem = completion.problem(riemdln.FullRank(12, 12, riemdln.DeepLinearMetric(2)))
 
-
-def effective_rank(singular_values):
-    shares = singular_values / singular_values.sum(axis=-1, keepdims=True)
-    return np.exp(-np.sum(shares * np.log(shares), axis=-1))
-
-
 ranks = {}
 for size in STARTS:
     start = u, size * np.linspace(1.0, 0.5, 12), vt
     times = np.log(1 / size) * np.linspace(0, 0.6, 81)
     flow = riemdln.gradient_flow(problem, start, times, method="CVODE", rtol=1e-6, atol=1e-8)
-    ranks[size] = times / np.log(1 / size), effective_rank(flow.singular_values)
+    ranks[size] = times / np.log(1 / size), riemdln.effective_rank(flow.singular_values)
     error = np.linalg.norm(matrices(flow)[-1] - hidden) / np.linalg.norm(hidden)
     print(f"completion from {size:.0e}: relative error of all entries at the end {error:.1e}")
-plateaus = effective_rank(np.array([[12.0, 1e-99, 1e-99], [12.0, 6.0, 1e-99], [12.0, 6.0, 3.0]]))
+plateaus = riemdln.effective_rank([[12, 0, 0], [12, 6, 0], [12, 6, 3]])
 missed = {size: np.abs(rank - plateaus[:, None]).min(axis=1) for size, (_, rank) in ranks.items()}
 for size, gaps in missed.items():
     print(f"effective ranks from {size:.0e} miss those of 1, 2 and 3 modes by {np.round(gaps, 5)}")

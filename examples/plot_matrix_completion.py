@@ -34,7 +34,6 @@ import autograd.numpy as anp
 import matplotlib.pyplot as plt
 import numpy as np
 import pymanopt
-from scipy.stats import entropy
 
 import riemdln
 from riemdln.kernels import DeepLinearKernel
@@ -53,11 +52,6 @@ def random_completion(seed):
     i = np.arange(SIZE)
     observed = (i[:, None] + i) % SIZE < 7
     return left * [3, 2] @ right.T, observed[rng.permutation(SIZE)][:, rng.permutation(SIZE)]
-
-
-def effective_rank(s):
-    """Of matrices with the singular values s."""
-    return np.exp(entropy(s, axis=-1))
 
 
 completions = [random_completion(seed) for seed in range(3)]
@@ -102,14 +96,14 @@ for depth in DEPTHS:
     ends[depth] = np.array([path[-1] for path in points])
 last_errors = np.array([[error[-1] for error in errors[depth]] for depth in DEPTHS])
 last_ranks = np.array(
-    [effective_rank([flow.singular_values[-1] for flow in runs[depth]]) for depth in DEPTHS]
+    [riemdln.effective_rank([flow.singular_values[-1] for flow in runs[depth]]) for depth in DEPTHS]
 )
 for depth, error, rank in zip(DEPTHS, last_errors, last_ranks, strict=True):
     print(
         f"depth {depth}: relative error on the unobserved entries {np.round(error, 3)}, effective "
         f"rank {np.round(rank, 2)}"
     )
-true_ranks = effective_rank([np.linalg.svd(target)[1] for target, _ in completions])
+true_ranks = riemdln.effective_rank([np.linalg.svd(target)[1] for target, _ in completions])
 print(f"true effective rank {np.round(true_ranks, 2)}")
 
 # The Euclidean flow does not touch what is not observed.
@@ -185,7 +179,7 @@ for depth, colour in COLOURS.items():
         half = np.interp(-0.5, -losses, flow.times)
         waiting.semilogy(flow.times / half, losses, label=None if k else LABELS[depth], **style)
         error.loglog(losses, errors[depth][k], **style)
-        rank.semilogx(losses, effective_rank(s), **style)
+        rank.semilogx(losses, riemdln.effective_rank(s), **style)
         values.semilogy(np.arange(1, SIZE + 1), s[-1], ".-", **style)
         if depth > 1:
             volumes, entropies = changes[depth][k]

@@ -37,7 +37,6 @@ Run it with ``python examples/plot_warm_completion.py``; it writes ``plot_warm_c
 import matplotlib.pyplot as plt
 import numpy as np
 import pymanopt
-from scipy.stats import entropy
 
 import riemdln
 
@@ -70,7 +69,7 @@ def problem_at(depth):
 
 
 def effective_rank(W):
-    return np.exp(entropy(np.linalg.svd(W, compute_uv=False), axis=-1))
+    return riemdln.effective_rank(np.linalg.svd(W, compute_uv=False))
 
 
 def relative_error(W):

@@ -8,6 +8,7 @@ pymanopt's optimizers, and the networks and flows to compare it with.
 from importlib.metadata import version
 
 from riemdln import checks, geodesics, kernels, retractions, transports
+from riemdln._rank import effective_rank
 from riemdln.completion import MatrixCompletion
 from riemdln.flows import (
     BalancingFlow,
@@ -86,6 +87,7 @@ __all__ = [
     "collapse_threshold",
     "critical_points",
     "decayed_singular_value",
+    "effective_rank",
     "end_to_end",
     "end_to_end_velocity",
     "escape_time",
