@@ -1,12 +1,14 @@
-"""What a reader meets: short sentences, links that lead somewhere, examples and guide linked both ways."""
+"""What a reader meets: short sentences, true links, examples and guide that link to each other."""
 
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 GUIDE = sorted((ROOT / "docs/guide").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *GUIDE]
 LONGEST = 30  # words in a sentence
 
 
@@ -14,7 +16,7 @@ def name(path):
     return path.relative_to(ROOT).as_posix()
 
 
-# A fence with what is in it. Figures and notes hold prose; what else is fenced is code, or a list of pages.
+# A fence with what is in it: code, or a list of pages. Those of figures and notes hold prose.
 FENCE = re.compile(r"^(```+)(?!\{(?:figure|note)\}).*?^\1$", re.DOTALL | re.MULTILINE)
 DIRECTIVE = re.compile(r"^(```.*|:\w+:.*|\(\S+\)=)$", re.MULTILINE)
 ROW = re.compile(r"^\|.*$", re.MULTILINE)
@@ -61,12 +63,18 @@ def length(sentence):
     ("text", "expected"),
     [
         ("One two.\nThree\nfour. Five", [(1, 2), (2, 2), (3, 1)]),
-        ("# Title\n\nOne `a b\nc` two.\n\n- three\n- four\n  five", [(1, 1), (3, 3), (6, 1), (7, 2)]),
+        (
+            "# Title\n\nOne `a b\nc` two.\n\n- three\n- four\n  five",
+            [(1, 1), (3, 3), (6, 1), (7, 2)],
+        ),
         ("One $a\n= b$ two\nthree. Four", [(1, 4), (3, 1)]),
         ("One:\n\n$$\na = b .\n$$\n\nTwo", [(1, 2), (7, 1)]),
         ("One\n\n$$\na = b ,\n$$\n\nwhere two. Three", [(1, 4), (7, 1)]),
         ("One [two three](a b c d) {doc}`four five <six>` {doc}`seven`.", [(1, 6)]),
-        ("One.\n```python\ntwo three\n```\nFour (2.5, 3). *Five.* Six", [(1, 1), (5, 3), (5, 1), (5, 1)]),
+        (
+            "One.\n```python\ntwo three\n```\nFour (2.5, 3). *Five.* Six",
+            [(1, 1), (5, 3), (5, 1), (5, 1)],
+        ),
         ("| | |\n|---|---|\n| `a b` | one two |\n", [(2, 0), (2, 0), (3, 2)]),
         ("```{figure} a.png\n:alt: one two\n\nThree four.\n```\n", [(4, 2)]),
         ("One - two = three", [(1, 3)]),
@@ -76,7 +84,7 @@ def test_sentences_and_their_words(text, expected):
     assert [(line, length(sentence)) for line, sentence in sentences(text)] == expected
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs/quickstart.md", *GUIDE], ids=name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_no_sentence_is_long(page):
     found = [
         f"{name(page)}:{line}: {length(sentence)} words: {sentence}"
@@ -93,12 +101,43 @@ def test_the_readme_prints_what_it_shows(capsys):
     assert capsys.readouterr().out == shown
 
 
-EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
+# Sphinx checks the links of its own pages.
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_files_lead_to_them(page):
+    text = FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert not [t for t in targets if "://" not in t and not (ROOT / t).exists()]
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_example_and_guide_are_linked_both_ways(example):
-    pages = [page.stem for page in GUIDE if f"gallery/{example.stem}" in page.read_text("utf-8")]
-    assert pages, "no page of the guide links to it"
-    back = re.findall(r"</guide/(\w+)>|/guide/(\w+)`", example.read_text(encoding="utf-8"))
-    assert {page.stem for page in GUIDE} & {name for names in back for name in names}
+FULL_NAME = re.compile(r"`[^`<]*<?~?(riemdln(?:\.\w+)+)[^`]*`")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *PAGES,
+        *sorted((ROOT / "riemdln").rglob("*.py")),
+        *sorted((ROOT / "examples").glob("*.py")),
+    ],
+    ids=name,
+)
+def test_full_names_in_backticks_can_be_imported(path):
+    for full_name in FULL_NAME.findall(path.read_text(encoding="utf-8")):
+        resolve_name(full_name)
+
+
+EXAMPLES = pytest.mark.parametrize(
+    "example", sorted((ROOT / "examples").glob("plot_*.py")), ids=lambda path: path.stem
+)
+
+
+@EXAMPLES
+def test_a_page_of_the_guide_links_to_each_example(example):
+    link = re.compile(rf"\.\./gallery/{example.stem}\b")
+    assert [page for page in GUIDE if link.search(page.read_text(encoding="utf-8"))]
+
+
+@EXAMPLES
+def test_each_example_links_to_a_page_of_the_guide(example):
+    links = re.findall(r":doc:`[^`]*/guide/(\w+)>?`", example.read_text(encoding="utf-8"))
+    assert set(links) & {page.stem for page in GUIDE}
