@@ -22,7 +22,7 @@ Of wide random layers it is no multiple of :math:`I`. But the products that move
 
 The guide tells :doc:`what imbalance does </guide/imbalance>`, and the theory
 :ref:`why wide layers have it <wide>`. The calls are `riemdln.DeepLinearMetric`,
-`riemdln.gradient_flow` and `riemdln.network_flow`.
+`riemdln.gradient_flow`, `riemdln.network_flow` and `riemdln.velocity_error`.
 
 Run it with ``python examples/plot_lazy_and_rich.py``; it writes ``plot_lazy_and_rich.png``.
 """
@@ -119,21 +119,12 @@ assert lateness[-1] < 1.05
 # %%
 # How wide is wide?
 # -----------------
-# The layers move W with minus :math:`W_2 W_2^T P + P W_1^T W_1`, P the gradient. The norm of this
-# map's distance from the cometric, over that of the cometric, falls as the root of 1 / h, before
-# and after learning. So does the distance of the two paths.
+# The layers move W with minus :math:`W_2 W_2^T P + P W_1^T W_1`, P the gradient. How far this
+# map is from the cometric, as a share of its norm, falls as the root of 1 / h, before and
+# after learning. So does the distance of the two paths.
 
 WIDTHS = 10 ** np.arange(2, 6)
 CHOSEN = [IMBALANCES[0], 1.0, IMBALANCES[-1]]
-
-
-def velocity_error(metric, layers):
-    """How far the map of the layers is from the cometric, relative, in the norm of operators."""
-    first, second = layers
-    of_layers = np.kron(second @ second.T, np.eye(4)) + np.kron(np.eye(4), first.T @ first)
-    units = np.eye(16).reshape(16, 4, 4)
-    cometric = metric.sharp(np.tile(second @ first, (16, 1, 1)), units).reshape(16, 16)
-    return np.linalg.norm(of_layers - cometric, 2) / np.linalg.norm(cometric, 2)
 
 
 def errors_at(imbalance, width):
@@ -143,7 +134,8 @@ def errors_at(imbalance, width):
     errors = []
     for _ in range(3):
         network = riemdln.network_flow(problem, wide_layers(width, imbalance), times, rtol=1e-6)
-        ends = [velocity_error(problem.manifold.metric, network.layers[k]) for k in (0, -1)]
+        metric = problem.manifold.metric
+        ends = [riemdln.velocity_error(network.layers[k], metric) for k in (0, -1)]
         path = np.linalg.norm(network.points - exact, axis=(1, 2)).max() / np.linalg.norm(target)
         errors.append([*ends, path])
     return np.mean(errors, axis=0)

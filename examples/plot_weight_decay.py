@@ -72,11 +72,11 @@ for depth in DEPTHS:
     error = np.max(np.abs(ends[depth] - left))
     threshold = riemdln.collapse_threshold(RATE, depth)
     print(
-        f"depth {depth}: targets below {threshold.target:.4f} collapse, above it at least "
+        f"depth {depth}: targets below {threshold.sigma:.4f} collapse, above it at least "
         f"{threshold.singular_value:.4f} is left; flows end there to {error:.0e}"
     )
     assert error < 1e-3
-    assert np.all((ends[depth] > 1e-3) | (targets < threshold.target))
+    assert np.all((ends[depth] > 1e-3) | (targets < threshold.sigma))
 
 # %%
 # The threshold
@@ -89,12 +89,12 @@ RATES = [0.05, 1.0]
 for rate in RATES:
     for depth in DEEP:
         threshold = riemdln.collapse_threshold(rate, depth)
-        pair = threshold.target * np.array([0.99, 1.01])
+        pair = threshold.sigma * np.array([0.99, 1.01])
         # Time in units of what the threshold's own singular value takes.
         growth = rate * (1 if np.isinf(depth) else depth)
         flow = riemdln.gradient_flow(
             problem_at(depth, pair[:, None, None], rate),
-            np.full((2, 1, 1), 3 * threshold.target),
+            np.full((2, 1, 1), 3 * threshold.sigma),
             [0, 120 / growth],
             rtol=1e-6,
             vectorized=True,

@@ -101,8 +101,9 @@ def critical_points(
 ) -> Iterator[CriticalPoint]:
     r"""The critical points of least squares over the layers of a deep linear network.
 
-    The cost is E(W) = |W X - Y|^2 / 2, of the inputs X and the target Y, or |W - Y|^2 / 2 without
-    inputs. Each set of modes is a critical point, and the full set is the least-squares solution.
+    The cost is ``E(W) = |W X - Y|^2 / 2``, of the inputs X and the target Y, or ``|W - Y|^2 / 2``
+    without inputs. Each set of modes is a critical point, and the full set is the least-squares
+    solution.
 
     Parameters
     ----------
@@ -117,9 +118,9 @@ def critical_points(
         The least number of neurons of a hidden layer, which bounds the rank. By default hidden
         layers are wide enough for every rank.
     modes : iterable of iterables of int, optional
-        The sets of modes to take, such as ``[[], [0], [0, 1]]``, which a run from near zero comes
-        by. By default all 2^r sets are taken, one when asked for the next, from low rank to high.
-        At depth 1 there is the set of all modes alone.
+        The sets of modes to take, such as ``[[], [0], [0, 1]]``, which a run from near zero
+        passes. By default all 2^r sets are taken, one when asked for the next, from low rank to
+        high. At depth 1 there is the set of all modes alone.
 
     Returns
     -------
@@ -224,6 +225,10 @@ class _Network:
         return chain.from_iterable(combinations(range(len(self._sigma)), k) for k in ranks)
 
     def critical_point(self, modes: Iterable[int]) -> CriticalPoint:
+        if not isinstance(modes, Iterable):
+            raise TypeError(
+                f"modes must be a list of sets of modes, such as [[0], [0, 1]], got {modes!r} in it"
+            )
         chosen = sorted(integer("modes", mode, least=0) for mode in modes)
         r, k = len(self._sigma), len(chosen)
         if len(set(chosen)) < k or any(mode >= r for mode in chosen):
@@ -290,7 +295,7 @@ def escape_time(start: ArrayLike, sigma: ArrayLike, depth: float, *, fraction: f
         T = \int_{s_0}^{f \sigma} \frac{ds}{\theta_N(s, s) \, (\sigma - s)}, \qquad
         \theta_N(s, s) = N s^{2 - 2/N}, \qquad \theta_\infty(s, s) = s^2 .
 
-    This is the flow of |W - T|^2 / 2 under g^N from singular vectors that are those of T, where
+    This is the flow of ``|W - T|^2 / 2`` under g^N from singular vectors that are those of T, where
     each singular value moves by itself. The smaller the start, the longer: it takes about
 
     .. math::

@@ -24,14 +24,14 @@ class FixedStep:
     step_size : float
         The learning rate h, positive.
     weight_decay : float
-        The rate mu at which the weights of each layer decay, as `torch.optim.SGD` takes it: every
+        The rate mu at which the weights of each layer decay, as ``torch.optim.SGD`` takes it: every
         step multiplies each layer by 1 - h mu. On the matrix this is decoupled weight decay. It
         needs a manifold with a `DeepLinearMetric`, and 1 - h mu > 0.
 
     Raises
     ------
     TypeError, ValueError
-        If `step_size` is not a positive, finite number, `weight_decay` is not a nonnegative one
+        If `step_size` is not a positive, finite number, weight_decay is not a nonnegative one
         below 1 / h, or the manifold's metric has no depth that weights could decay at.
 
     Notes

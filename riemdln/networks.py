@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj, is_numpy_array
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from riemdln._ambient import ambient_matrix
 from riemdln._arrays import (
@@ -26,10 +25,12 @@ from riemdln._arrays import (
     finite_matrix,
     integer,
     is_triple,
+    limits,
     nonnegative_number,
     random_generator,
     to_numpy,
 )
+from riemdln._eigenvalues import largest_eigenvalue
 from riemdln._frame import Frame, singular_frame
 from riemdln.kernels.imbalanced import network_kernel
 
@@ -47,9 +48,6 @@ __all__ = [
     "random_layers",
     "velocity_error",
 ]
-
-# Up to how many entries of W the matrix of an operator on such matrices is formed.
-_DENSE = 200
 
 
 def end_to_end(layers: Sequence[Array]) -> Array:
@@ -359,6 +357,8 @@ def velocity_error(layers: Sequence[Array], metric: Metric) -> float:
     True
     """
     layers = [to_numpy(layer) for layer in chained_layers("layers", layers)]
+    if not hasattr(metric, "at"):
+        raise TypeError(f"metric must be a riemdln.Metric, got {metric!r}")
     W = end_to_end(layers)
     at = metric.at(W)
 
@@ -375,25 +375,14 @@ def velocity_error(layers: Sequence[Array], metric: Metric) -> float:
 def _operator_norm(
     apply: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int], scale: float
 ) -> float:
-    """The largest modulus of an eigenvalue of a symmetric operator on m x n matrices.
+    """The largest modulus of an eigenvalue of a symmetric operator, of parts of this size."""
 
-    Many entries are left to Lanczos steps, whose error is of rounding beside `scale`: what is added
-    to the eigenvalues meanwhile, so that those of an operator of rounding errors are found too.
-    """
-    m, n = shape
+    def along(sign: float) -> float:
+        return largest_eigenvalue(
+            lambda x: sign * apply(x.reshape(shape)).ravel(), shape[0] * shape[1], scale
+        )
 
-    def shifted(x: np.ndarray) -> np.ndarray:
-        return apply(x.reshape(shape)).ravel() + scale * x
-
-    if m * n <= _DENSE:
-        matrix = [apply(E).ravel() for E in np.eye(m * n).reshape(m * n, m, n)]
-        return float(np.abs(np.linalg.eigvalsh(matrix)).max())
-    operator = LinearOperator((m * n, m * n), matvec=shifted, dtype=float)
-    start = np.random.default_rng(0).standard_normal(m * n)
-    if not np.any(operator @ start):  # of which no Lanczos step is known
-        return scale
-    ends = eigsh(operator, k=2, which="BE", v0=start, return_eigenvectors=False)
-    return float(np.abs(ends - scale).max())
+    return max(along(1.0), along(-1.0), 0.0)
 
 
 def imbalances(layers: Sequence[Array]) -> list[Array]:
@@ -473,8 +462,8 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
 
     .. math:: c_{j+1} - c_j = \operatorname{tr}(W_{j+1}^T W_{j+1} - W_j W_j^T) / d_j
 
-    with d_j the width of hidden layer j. It times the identity is the nearest multiple of the
-    identity in the Frobenius norm. Where the imbalances are such multiples, and the hidden layers
+    with d_j the width of hidden layer j. This number times the identity is nearest to the imbalance
+    in the Frobenius norm. Where the imbalances are such multiples, and the hidden layers
     have min(m, n) neurons, the end-to-end matrix moves by the metric ``DeepLinearMetric(N,
     imbalance)`` of these numbers; elsewhere that is the metric to compare it with.
 
@@ -486,7 +475,7 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
     Returns
     -------
     array (N - 1,)
-        They may have either sign, and are zero for balanced layers.
+        They may have either sign. What is a rounding error is zero, as it is for balanced layers.
 
     Raises
     ------
@@ -505,8 +494,12 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
     layers = chained_layers("layers", layers)
     xp = array_namespace(*layers)
     none = xp.zeros((0,), dtype=layers[0].dtype, device=device(layers[0]))
-    means = [xp.linalg.trace(D)[None] / D.shape[0] for D in imbalances(layers)]
-    return xp.concat([none, *means])
+    means = [none]
+    for (below, above), D in zip(pairwise(layers), imbalances(layers), strict=True):
+        mean = xp.linalg.trace(D)[None] / D.shape[0]
+        rounding = 4 * limits(mean).eps * (xp.sum(below * below) + xp.sum(above * above))
+        means.append(xp.where(xp.abs(mean) > rounding, mean, 0.0))
+    return xp.concat(means)
 
 
 def random_layers(

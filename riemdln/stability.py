@@ -23,6 +23,8 @@ from riemdln._arrays import (
     positive_number,
     require_unmasked,
 )
+from riemdln._eigenvalues import largest_eigenvalue
+from riemdln.flows._problem import require_problem
 from riemdln.networks import end_to_end
 
 __all__ = ["Spectrum", "max_stable_step", "network_sharpness", "sharpness", "spectrum"]
@@ -48,8 +50,8 @@ class Spectrum:
     eigenvalues : array (count,)
         The eigenvalues, from the end that was asked for: the largest or the smallest comes first.
     errors : array (count,)
-        How far each eigenvalue is from one of the Hessian at most: the norm of what the Hessian
-        makes of the eigenvector, less the eigenvalue times the eigenvector.
+        The norm of H v - lambda v for each pair, with the Hessian H: within this distance of lambda
+        there is an eigenvalue.
     eigenvectors : list
         As many tangent vectors, orthonormal in the manifold's inner product.
     """
@@ -149,7 +151,7 @@ def spectrum(
     >>> np.round(riemdln.spectrum(problem, target, which="smallest").eigenvalues, 9)
     array([2.])
     """
-    _require_problem(problem)
+    require_problem(problem, "a pymanopt.Problem")
     manifold = problem.manifold
     if manifold.point_layout == 1:
         require_unmasked("point", point)
@@ -346,21 +348,14 @@ def network_sharpness(problem: Problem, layers: Sequence[ArrayLike]) -> float:
     2.0
     4.25
     """
-    _require_problem(problem)
+    require_problem(problem, "a pymanopt.Problem")
     if problem.manifold.point_layout != 1:
         raise ValueError(
             f"problem.manifold must have m x n matrices as points, got {problem.manifold}"
         )
     matrices: list[Array] = [layer.astype(float) for layer in chained_layers("layers", layers)]
-    size, rng = sum(layer.size for layer in matrices), np.random.default_rng(0)
-    space = _Space(
-        dimension=size,
-        inner=lambda a, b: float(a @ b),
-        draw=lambda: rng.standard_normal(size),
-        tangent=lambda vector: vector,
-    )
-    hessian = _hessian_of_layers(problem, matrices)
-    return float(_extreme_eigenvalues(hessian, space, 1).eigenvalues[0])
+    size = sum(layer.size for layer in matrices)
+    return largest_eigenvalue(_hessian_of_layers(problem, matrices), size)
 
 
 def _hessian_of_layers(problem: Problem, layers: list[Array]) -> Callable[[Array], Array]:
@@ -519,11 +514,6 @@ def _combination(coefficients: Iterable[float], vectors: Sequence[Vector]) -> Ve
     """The sum of multiples of vectors."""
     terms = (float(c) * vector for c, vector in zip(coefficients, vectors, strict=True))
     return reduce(add, terms)
-
-
-def _require_problem(problem: Any) -> None:
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be a pymanopt.Problem, got {type(problem).__name__}")
 
 
 def _matrix(name: str, value: Any, W: Array) -> Array:

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pymanopt import Problem
 from scipy.optimize import elementwise
 
@@ -26,7 +26,7 @@ __all__ = ["CollapseThreshold", "collapse_threshold", "decayed_singular_value", 
 
 
 def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Problem:
-    r"""A problem with weight decay on the layers of a balanced network, as a problem.
+    r"""Add weight decay on the layers of a balanced network to the cost of a problem.
 
     .. math::
 
@@ -44,7 +44,7 @@ def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Pr
         ``DeepLinearMetric(N)``, with any of pymanopt's autodiff backends or derivatives of one's
         own.
     rate : float
-        The rate mu, positive: what `torch.optim.SGD` calls ``weight_decay``.
+        The rate mu, positive: what ``torch.optim.SGD`` calls ``weight_decay``.
     depth : float, optional
         The depth N of the layers that decay; by default that of the metric. With another depth, or
         another spectral metric, the cost F is that of N layers, and its flow is not theirs.
@@ -138,7 +138,7 @@ def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Pr
 def balanced_depth(manifold: Any) -> float | None:
     """The depth of the balanced layers whose metric a manifold has, or None if it has another."""
     metric: Any = getattr(manifold, "metric", None)
-    return None if getattr(metric, "imbalance", None) else getattr(metric, "depth", None)
+    return metric.depth if getattr(metric, "is_balanced", False) else None
 
 
 class _Decay(SpectralTerm):
@@ -195,21 +195,21 @@ class CollapseThreshold(NamedTuple):
 
     Attributes
     ----------
-    target : float
+    sigma : float
         The least singular value of the target that leaves one other than zero.
     singular_value : float
         The singular value that is left there.
     """
 
-    target: float
+    sigma: float
     singular_value: float
 
 
 def collapse_threshold(rate: float, depth: float) -> CollapseThreshold:
     r"""The singular value of a target below which weight decay takes that of the matrix to zero.
 
-    With E = |W - T|^2 / 2 and the singular vectors of T, a singular value s for the one sigma of
-    the target moves by
+    With ``E = |W - T|^2 / 2`` and the singular vectors of T, a singular value s for the one sigma
+    of the target moves by
 
     .. math:: \dot s = N s^{2 - 2/N} (\sigma - s) - \mu N s,
 
@@ -252,9 +252,9 @@ def collapse_threshold(rate: float, depth: float) -> CollapseThreshold:
     >>> import math
     >>> import riemdln
     >>> riemdln.collapse_threshold(rate=0.25, depth=2)  # soft thresholding
-    CollapseThreshold(target=0.25, singular_value=0.0)
+    CollapseThreshold(sigma=0.25, singular_value=0.0)
     >>> riemdln.collapse_threshold(rate=0.25, depth=math.inf)
-    CollapseThreshold(target=1.0, singular_value=0.5)
+    CollapseThreshold(sigma=1.0, singular_value=0.5)
     """
     rate, depth = positive_number("rate", rate), real_depth("depth", depth)
     if depth < 2:
@@ -263,9 +263,7 @@ def collapse_threshold(rate: float, depth: float) -> CollapseThreshold:
     return CollapseThreshold((2 - 2 / depth) * rate**a * b ** (a - 1), (rate * b) ** a)
 
 
-def decayed_singular_value(
-    target: ArrayLike, rate: float, depth: float
-) -> NDArray[np.floating[Any]]:
+def decayed_singular_value(sigma: ArrayLike, rate: float, depth: float) -> Any:
     r"""The singular value that a loss with weight decay rests at, from a start that is not small.
 
     It is the largest solution of :math:`\sigma = s + \mu s^{2/N - 1}`, or zero below the threshold.
@@ -273,15 +271,15 @@ def decayed_singular_value(
 
     Parameters
     ----------
-    target : array_like
-        The singular values sigma of the target of E = |W - T|^2 / 2, nonnegative.
+    sigma : array_like
+        The singular values of the target of ``E = |W - T|^2 / 2``, nonnegative.
     rate, depth : float
         See `collapse_threshold`.
 
     Returns
     -------
-    array
-        Of the shape of `target`.
+    float or array
+        Of the shape of `sigma`.
 
     Raises
     ------
@@ -296,24 +294,24 @@ def decayed_singular_value(
     >>> riemdln.decayed_singular_value([3.0, 1.5, 0.3], rate=0.5, depth=1)
     array([2. , 1. , 0.2])
     """
-    sigma = finite_array("target", target).astype(np.float64)
-    if np.any(sigma < 0):
-        raise ValueError(f"target must be nonnegative, got {target!r}")
+    given = finite_array("sigma", sigma).astype(np.float64)
+    if np.any(given < 0):
+        raise ValueError(f"sigma must be nonnegative, got {sigma!r}")
     least, s_c = collapse_threshold(rate, depth)
-    power, survives = 2 / depth - 1, (sigma >= least) & (sigma > 0)
-    sigma = np.where(survives, sigma, 1.0 + least)
+    power, survives = 2 / depth - 1, (given >= least) & (given > 0)
+    solvable = np.where(survives, given, 1.0 + least)
 
     def excess(s: Any, sigma: Any) -> Any:
         # Of differences from the threshold, so that the sign at s_c is right.
         return (s - s_c) + rate * (s**power - s_c**power) - (sigma - least)
 
-    bracket = s_c + 0 * sigma, sigma * (1 + 1e-9)
+    bracket = s_c + 0 * solvable, solvable * (1 + 1e-9)
     with np.errstate(over="ignore"):
         root = elementwise.find_root(
-            excess, bracket, args=(sigma,), tolerances={"fatol": 0.0, "xatol": 0.0}
+            excess, bracket, args=(solvable,), tolerances={"fatol": 0.0, "xatol": 0.0}
         )
     if not np.all(root.success):
         raise ValueError(
-            f"target and rate must leave what is in the range of a float, got {target!r}, {rate!r}"
+            f"sigma and rate must leave what is in the range of a float, got {sigma!r}, {rate!r}"
         )
-    return np.where(survives, root.x, 0.0)
+    return np.where(survives, root.x, 0.0)[()]

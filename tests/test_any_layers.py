@@ -187,7 +187,7 @@ METRICS = {
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("dense", [0, 100])
 def test_the_velocity_error_is_that_of_dense_matrices(rng, monkeypatch, name, dense):
-    monkeypatch.setattr(riemdln.networks, "_DENSE", dense)
+    monkeypatch.setattr(riemdln._eigenvalues, "_DENSE", dense)
     layers, metric = random_chain(rng, [4, 3, 5, 3]), METRICS[name]
     W, of_layers = end_to_end(layers), kronecker_cometric(layers)
     of_metric = dense_cometric(lambda P: metric.sharp(W, P), 3, 4)
@@ -518,7 +518,9 @@ def test_wrong_arguments_of_balancing_are_refused(rng):
     with pytest.raises(ValueError, match="^layers must be at least two to be balanced, got one"):
         balancing_flow(layers[:1], [0.0, 1.0])
     for target in ([1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]]):
-        with pytest.raises(ValueError, match="^imbalance must be a number or 2 of them"):
+        with pytest.raises(
+            ValueError, match="^imbalance must be a number or depth - 1 = 2 of them"
+        ):
             balancing_flow(layers, [0.0, 1.0], imbalance=target)
     with pytest.raises(ValueError, match="^imbalance must be finite"):
         balancing_flow(layers, [0.0, 1.0], imbalance=np.nan)
@@ -530,3 +532,25 @@ def test_single_precision_is_balanced_in_double(rng):
     layers = [W.astype(np.float32) for W in random_chain(rng, [2, 2, 2])]
     flow = balancing_flow(layers, [0.0, 1.0])
     assert all(W.dtype == np.float64 for W in flow.layers[-1])
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_the_nearest_imbalance_of_balanced_layers_is_zero(rng, depth):
+    for shape in [(4, 2), (3, 3), (1, 5)]:
+        layers = balanced_layers(1e3 * rng.standard_normal(shape), depth)
+        np.testing.assert_array_equal(nearest_imbalance(layers), np.zeros(depth - 1))
+
+
+def test_the_velocity_error_takes_metrics_only():
+    with pytest.raises(TypeError, match=r"^metric must be a riemdln.Metric, got 2"):
+        velocity_error([np.eye(2), np.eye(2)], 2)
+
+
+@pytest.mark.parametrize("widths", [[3, 3, 3], [2, 5, 2], [4, 2, 3], [2, 2, 4], [1, 4, 1]])
+def test_at_depth_two_every_imbalance_bounds_the_error_of_its_metric(rng, widths):
+    for c in (-3.0, -0.4, 0.2, 5.0):
+        layers = random_chain(rng, widths)
+        above, below = parts(imbalances(layers)[0], c)
+        size = sum(np.linalg.norm(W, 2) ** 2 for W in layers)
+        error = velocity_error(layers, DeepLinearMetric(2, imbalance=c))
+        assert error * size <= (above + below) * (1 + 1e-9)

@@ -426,3 +426,8 @@ def test_runs_from_near_zero_pass_the_saddles_at_distances_by_a_power(rng):
         distances.append(np.linalg.norm(points - saddles, axis=(1, 2)))
     powers = np.log(distances[0] / distances[1]) / np.log(1e12)
     np.testing.assert_allclose(powers, [1 / 3, 1 / 3], rtol=1e-2)
+
+
+def test_modes_are_sets_of_modes():
+    with pytest.raises(TypeError, match=r"^modes must be a list of sets of modes.* got 0 in it"):
+        next(critical_points(np.eye(2), depth=2, modes=[0, 1]))

@@ -26,7 +26,7 @@ from riemdln import (
     network_flow,
 )
 from riemdln.checks import check_metric
-from riemdln.kernels import DeepLinearKernel, ImbalancedKernel, LoewnerKernel
+from riemdln.kernels import DeepLinearKernel, ImbalancedKernel, Kernel, LoewnerKernel
 
 SHAPES = [(3, 3), (2, 4), (4, 2), (1, 3), (3, 1)]
 
@@ -154,7 +154,7 @@ def test_no_imbalance_is_balance(rng, depth):
     kernel = ImbalancedKernel([0.0] * (depth - 1))
     np.testing.assert_allclose(kernel(s, t), DeepLinearKernel(depth)(s, t), rtol=1e-13)
     np.testing.assert_allclose(
-        kernel.divided_difference(s, t, t[::-1]) if depth > 1 else kernel(s, t) - 1,
+        kernel.divided_difference(s, t, t[::-1]),
         DeepLinearKernel(depth).divided_difference(s, t, t[::-1]),
         rtol=1e-11,
     )
@@ -503,6 +503,48 @@ def test_sums_and_transposes_keep_the_edges(rng):
         )
 
 
+def test_a_kernel_of_ones_own_may_have_edges(rng):
+    reference = ImbalancedKernel([-1.0])
+
+    class Own(Kernel):
+        def __init__(self, reference):
+            self.reference = reference
+
+        def __call__(self, s, t):
+            return self.reference(s, t)
+
+        def edge(self, s):
+            return self.reference.edge(s)
+
+        def edge_difference(self, a, b):
+            return self.reference.edge_difference(a, b)
+
+        def difference_from_edge(self, a, t):
+            return self.reference.difference_from_edge(a, t)
+
+        @property
+        def transpose(self):
+            return Own(self.reference.transpose)
+
+    metric, expected = SpectralMetric(Own(reference)), SpectralMetric(reference)
+    for shape in [(2, 3), (3, 2)]:
+        W, X, P = rng.standard_normal((3, *shape))
+        np.testing.assert_array_equal(metric.sharp(W, P), expected.sharp(W, P))
+        np.testing.assert_allclose(
+            metric.sharp_derivative(W, X, P),
+            expected.sharp_derivative(W, X, P),
+            rtol=0,
+            atol=1e-7,  # of numerical divided differences
+        )
+    with pytest.raises(
+        TypeError, match="^Half has edges of its own, so that it must define edge_d"
+    ):
+
+        class Half(Kernel):
+            def edge(self, s):
+                return s
+
+
 def test_positive_definite_matrices_take_an_imbalance():
     manifold = PositiveDefinite(2, DeepLinearMetric(2, 0.5))
     target = np.array([[2.0, 0.5], [0.5, 1.0]])
@@ -516,7 +558,10 @@ def test_metrics_with_an_imbalance_are_pickled_and_printed():
     copied = pickle.loads(pickle.dumps(metric))
     assert copied.imbalance == (0.5, -1.0)
     assert copied.depth == 3
-    assert DeepLinearMetric(3).imbalance == ()
+    assert DeepLinearMetric(3).imbalance == (0.0, 0.0)
+    assert DeepLinearMetric(3).is_balanced
+    assert not metric.is_balanced
+    assert DeepLinearMetric(3, DeepLinearMetric(3).imbalance).is_balanced
     np.testing.assert_array_equal(
         copied.kernel(1.0, np.array([2.0])), metric.kernel(1.0, np.array([2.0]))
     )

@@ -28,6 +28,7 @@ from riemdln import (
     gradient_flow,
     imbalances,
     layer_decay,
+    network_flow,
 )
 from riemdln.checks import check_gradient, check_hessian
 from tests.conftest import random_matrix
@@ -429,7 +430,7 @@ def test_flows_collapse_below_the_threshold(depth):
 @pytest.mark.parametrize("depth", [3, 4, math.inf])
 def test_above_the_threshold_zero_attracts_small_singular_values(depth):
     """The boundary of the basins is the smaller solution of sigma = s + mu s^{2/N - 1}."""
-    sigma = 1.3 * collapse_threshold(MU, depth).target
+    sigma = 1.3 * collapse_threshold(MU, depth).sigma
     power = 2 / depth - 1
     large = decayed_singular_value(sigma, MU, depth)
     small = mpmath.findroot(
@@ -456,7 +457,7 @@ def test_above_the_threshold_zero_attracts_small_singular_values(depth):
     ],
 )
 def test_what_is_left_of_singular_values_is_a_root(depth, polynomial):
-    least = collapse_threshold(MU, depth).target
+    least = collapse_threshold(MU, depth).sigma
     sigma = least + np.array([1e-6, 0.01, 1.0, 30.0, 1e8])
     for value, left in zip(sigma, decayed_singular_value(sigma, MU, depth), strict=True):
         coefficients, power = polynomial(value, MU)
@@ -617,9 +618,9 @@ def test_wrong_arguments_say_so():
         layer_decay(problem, 1.0, 0.5)
     with pytest.raises(ValueError, match="^depth must be a number from 1"):
         decayed_singular_value(1.0, 1.0, 0.5)
-    with pytest.raises(ValueError, match="^target must be nonnegative"):
+    with pytest.raises(ValueError, match="^sigma must be nonnegative"):
         decayed_singular_value([1.0, -1.0], 1.0, 2)
-    with pytest.raises(ValueError, match="^target and rate must leave what is in the range"):
+    with pytest.raises(ValueError, match="^sigma and rate must leave what is in the range"):
         decayed_singular_value(1e-300, 1.0, 1.5)
     with pytest.raises(ValueError, match="^weight_decay must be below 1 / step_size = 10"):
         FixedStep(0.1, weight_decay=10.0)
@@ -701,3 +702,20 @@ def test_ridge_regression_has_its_derivatives_at_every_rank(rng):
     for point in (W, 0 * W):
         np.testing.assert_allclose(problem.euclidean_gradient(point), point - 1 + MU * point)
         np.testing.assert_allclose(problem.euclidean_hessian(point, X), (1 + MU) * X, atol=1e-14)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_layers_down_the_decayed_cost_of_their_product_decay(rng, depth):
+    """For balanced layers the flow of the cost of the product is that of decaying layers."""
+    manifold = FullRank(3, 2, DeepLinearMetric(depth))
+    W, target = random_matrix(rng, 3, 2), rng.standard_normal((3, 2))
+    problem = layer_decay(regression(manifold, target), MU)
+    layers = balanced_layers(W, depth)
+    network = network_flow(problem, layers, [0, 0.5], rtol=1e-11, atol=1e-12)
+    ends = decaying_layers(layers, lambda W: W - target, MU, 0.5)
+    for layer, end in zip(network.layers[-1], ends, strict=True):
+        np.testing.assert_allclose(layer, end, atol=1e-8)
+
+
+def test_one_singular_value_gives_one_number():
+    assert isinstance(decayed_singular_value(1.0, 0.5, 2), float)

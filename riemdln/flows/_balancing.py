@@ -10,11 +10,12 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import OdeSolver
 
-from riemdln._arrays import chained_layers, finite_array
+from riemdln._arrays import chained_layers
 from riemdln._memory import Memory
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import BalancingFlow
 from riemdln.flows._trajectory import Ends, Trajectory
+from riemdln.kernels.imbalanced import layer_differences
 from riemdln.networks import end_to_end, imbalances
 
 __all__ = ["balancing_flow"]
@@ -47,9 +48,9 @@ def balancing_flow(
         M_j = W_{j+1}^T W_{j+1} - W_j W_j^T \ (0 < j < N), \qquad M_0 = M_N = 0
 
     The layers move to G_j W_j G_{j-1}^{-1} with dG_j/dt = M_j G_j: only the bases of the hidden
-    spaces change, so the product stays. Along the flow the sum of |W_j|^2 / 2 falls as fast as it
-    can under such changes, at the rate of the sum of |M_j|^2. Balanced layers are where it is
-    least (Kempf and Ness 1979). With an imbalance (c_{j+1} - c_j) I is taken off M_j.
+    spaces change, so the product stays. Along the flow the sum of ``|W_j|^2 / 2`` falls as fast as
+    it can under such changes, at the rate of the sum of ``|M_j|^2``. It is least at balanced layers
+    (Kempf and Ness 1979). With an imbalance (c_{j+1} - c_j) I is taken off M_j.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def balancing_flow(
     if len(start) == 1:
         raise ValueError("layers must be at least two to be balanced, got one")
     trajectory = Trajectory(
-        _HiddenBases(start, _target(imbalance, len(start) - 1), 0.0),
+        _HiddenBases(start, layer_differences(len(start), imbalance), 0.0),
         times,
         ends=Ends(gradient_tolerance, None, stop),
         progress=progress,
@@ -143,17 +144,6 @@ def balancing_flow(
         **options,
     )
     return record(BalancingFlow, trajectory)
-
-
-def _target(imbalance: float | Sequence[float], count: int) -> Vector:
-    """The difference c_{j+1} - c_j of each hidden space."""
-    target = finite_array("imbalance", imbalance)
-    if target.shape not in ((), (count,)):
-        raise ValueError(
-            f"imbalance must be a number or {count} of them, one for each hidden layer, got shape "
-            f"{target.shape}"
-        )
-    return np.broadcast_to(target, (count,)).astype(np.float64)
 
 
 class _HiddenBases:

@@ -17,7 +17,7 @@ __all__ = ["free_energy"]
 
 
 def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
-    r"""The cost of a problem less the entropy of the layers over each matrix, as a problem.
+    r"""Subtract the entropy of the layers over each matrix, over beta, from the cost of a problem.
 
     .. math:: F(W) = E(W) - S(W) / \beta
 

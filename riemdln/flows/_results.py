@@ -161,7 +161,7 @@ class BalancingFlow(Flow):
     """Layers on their way to balance at T times, with one and the same end-to-end matrix.
 
     `points` are the end-to-end matrices, `costs` half the sum of the squares of all weights, with
-    the sum of (c_{j+1} - c_j) log |det G_j| added where an imbalance was asked for, and
+    the sum of ``(c_{j+1} - c_j) log |det G_j|`` added where an imbalance was asked for, and
     `gradient_norms` the norms of all matrices M_j together, whose squares are the rate at which the
     costs fall (see `balancing_flow`). No gradient of a problem is asked for, so `nfev` is zero.
 

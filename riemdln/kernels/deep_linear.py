@@ -99,8 +99,8 @@ class DeepLinearKernel(Kernel):
 
     @property
     def imbalance(self) -> tuple[float, ...]:
-        """Nothing: the layers are balanced."""
-        return ()
+        """The differences c_{j+1} - c_j, zeros: the layers are balanced. Nothing without layers."""
+        return (0.0,) * int(self.depth - 1) if self.depth % 1 == 0 else ()
 
     @property
     def order(self) -> float:

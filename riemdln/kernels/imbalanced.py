@@ -251,14 +251,20 @@ def network_kernel(depth: float, imbalance: Any = 0.0) -> DeepLinearKernel | Imb
             f"depth must be a whole number where layers are not balanced, got {depth:g} with "
             f"imbalance {imbalance!r}"
         )
-    layers = integer("depth", depth)
-    if differences.ndim == 0 and layers > 1:
-        differences = np.full(layers - 1, float(differences))
-    if differences.shape != (layers - 1,):
-        raise ValueError(
-            f"imbalance must be a number or depth - 1 = {layers - 1} of them, got {imbalance!r}"
-        )
+    differences = layer_differences(integer("depth", depth), imbalance)
     return ImbalancedKernel(differences.tolist()) if differences.any() else DeepLinearKernel(depth)
+
+
+def layer_differences(depth: int, imbalance: Any) -> np.ndarray:
+    """The differences c_{j+1} - c_j of layers, of which one number stands for all."""
+    differences = np.asarray(finite_array("imbalance", imbalance), dtype=np.float64)
+    if differences.ndim == 0 and depth > 1:
+        differences = np.full(depth - 1, float(differences))
+    if differences.shape != (depth - 1,):
+        raise ValueError(
+            f"imbalance must be a number or depth - 1 = {depth - 1} of them, got {imbalance!r}"
+        )
+    return differences
 
 
 def _divided(c: Sequence[float], *nodes: Array) -> Array:

@@ -29,6 +29,10 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
 _QUADRATURE = [((1 + float(x)) / 2, float(w) / 2) for x, w in zip(_NODES, _WEIGHTS, strict=True)]
 
 
+# What a kernel with edges of its own defines, beside its transpose.
+_EDGES = ("edge", "edge_difference", "difference_from_edge")
+
+
 class Kernel(abc.ABC):
     r"""A function theta(s, t) of two singular values, with its divided differences.
 
@@ -38,8 +42,8 @@ class Kernel(abc.ABC):
     Attributes
     ----------
     is_symmetric : bool
-        Whether theta(s, t) = theta(t, s), so that one divided difference serves both arguments.
-        False unless a subclass says otherwise.
+        Whether theta(s, t) = theta(t, s), so that one divided difference serves both arguments; of
+        edges it says nothing. False unless a subclass says otherwise.
     is_pure : bool
         Whether theta depends on nothing but s and t, so that its values may be remembered. True
         unless a subclass says otherwise.
@@ -64,6 +68,16 @@ class Kernel(abc.ABC):
 
     # So that NumPy's numbers leave products and sums to the kernel.
     __array_ufunc__ = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        inherited = [name for name in _EDGES if getattr(cls, name) is getattr(Kernel, name)]
+        missing = inherited + ["transpose"] * (cls.transpose is Kernel.transpose)
+        if missing and len(inherited) < len(_EDGES):
+            raise TypeError(
+                f"{cls.__name__} has edges of its own, so that it must define "
+                f"{', '.join(missing)} too"
+            )
 
     @abc.abstractmethod
     def __call__(self, s: Array, t: Array) -> Array:

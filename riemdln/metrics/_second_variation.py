@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from riemdln._frame import Blocks, Frame
 from riemdln.kernels import Kernel
-from riemdln.kernels.kernel import filled
 
 __all__ = ["SecondVariation", "SquareForm"]
 
@@ -192,10 +191,17 @@ def _both_sides(kernel: Kernel, s: Matrix) -> Matrix:
 
 def _difference(kernel: Kernel, a: Matrix, b: Matrix, t: Matrix) -> Matrix:
     """The divided difference theta[a, b; t], where zero stands for what is beyond the rank."""
-    inside = filled(kernel.divided_difference(a, b, t), a)
-    from_edge = filled(kernel.difference_from_edge(np.maximum(a, b), t), a)
-    beyond = filled(kernel.edge_difference(a, b), a)
-    return np.where(t == 0, beyond, np.where(np.minimum(a, b) == 0, from_edge, inside))
+    a, b, t = np.broadcast_arrays(a, b, t)
+    beyond, from_edge = t == 0, (t > 0) & (np.minimum(a, b) == 0)
+    inside, values = ~(beyond | from_edge), np.empty(a.shape)
+    larger = np.maximum(a, b)[from_edge]
+    for where, difference in (
+        (inside, kernel.divided_difference(a[inside], b[inside], t[inside])),
+        (from_edge, kernel.difference_from_edge(larger, t[from_edge])),
+        (beyond, kernel.edge_difference(a[beyond], b[beyond])),
+    ):
+        values[where] = difference
+    return values
 
 
 def _divided(f: Callable[[Matrix], Matrix], a: Matrix, b: Matrix) -> Matrix:

@@ -100,7 +100,8 @@ class FrameAt(MetricAt):
             (self.frame.spans_columns, kernel(0.0 * s, s), kernel.transpose.edge(s)),
             (self.frame.spans_rows, kernel(s, 0.0 * s), kernel.edge(s)),
         ):
-            if not spans and certain(xp.any(inside - beyond > 1e-8 * inside), otherwise=False):
+            differ = xp.any(xp.abs(inside - beyond) > 1e-8 * inside)
+            if not spans and certain(differ, otherwise=False):
                 raise ValueError(
                     f"W must have full rank under the kernel {kernel!r}: at lower rank the metric "
                     f"depends on singular vectors that W does not determine, got singular values "

@@ -114,11 +114,16 @@ class DeepLinearMetric(SpectralMetric):
 
     @property
     def imbalance(self) -> tuple[float, ...]:
-        """The differences c_{j+1} - c_j, or nothing where the layers are balanced."""
+        """The differences c_{j+1} - c_j of the layers, and nothing where there are no layers."""
         return self._network.imbalance
 
+    @property
+    def is_balanced(self) -> bool:
+        """Whether all of these differences are zero."""
+        return not any(self.imbalance)
+
     def __repr__(self) -> str:
-        imbalance = f", imbalance={[*self.imbalance]}" if self.imbalance else ""
+        imbalance = "" if self.is_balanced else f", imbalance={[*self.imbalance]}"
         return f"DeepLinearMetric(depth={self.depth:.15g}{imbalance})"
 
     def require_shape(self, m: int, n: int) -> None:
@@ -136,7 +141,7 @@ class DeepLinearMetric(SpectralMetric):
 
         The first at finite depth, the last at depth 2, and all of balanced layers only.
         """
-        if self.depth == 1 or self.imbalance:
+        if self.depth == 1 or not self.is_balanced:
             return super().known_geodesic(W_a, W_b, times)
         if min(W_a.shape) == 1 and self.depth < math.inf:
             return cone_geodesic(W_a, W_b, self.depth, times)
@@ -169,7 +174,7 @@ class DeepLinearMetric(SpectralMetric):
 
         They are roots of depth N, if it is finite and the layers are balanced.
         """
-        if math.isinf(self.depth) or self.imbalance:
+        if math.isinf(self.depth) or not self.is_balanced:
             return super().diffusion()
         return RootDiffusion(self.depth)
 
@@ -218,13 +223,13 @@ class DeepLinearMetric(SpectralMetric):
         return ConeScaling(self.depth, W_a, W_b, rank)
 
     def entropy(self, W: Array) -> Array:
-        r"""The logarithm of the volume of the balanced layers over W, up to a constant.
+        r"""The logarithm of the volume of the layers over W, up to a constant.
 
         .. math:: S(W) = \tfrac12 \sum_{i<j} \ln \theta_N(s_i, s_j)
 
-        The balanced networks with end-to-end matrix W, of hidden width min(m, n), are an orbit of
-        orthogonal changes of the hidden bases; exp(S) is its volume, of which the constant depends
-        on min(m, n) and N only.
+        The networks with end-to-end matrix W and the metric's imbalance, of hidden width min(m, n),
+        are an orbit of orthogonal changes of the hidden bases. exp(S) is its volume, of which the
+        constant depends on min(m, n) and N only.
 
         Parameters
         ----------
@@ -235,7 +240,7 @@ class DeepLinearMetric(SpectralMetric):
         -------
         array (...)
             At infinite depth that of the limit of theta_N / N. Minus infinity where two singular
-            values are exactly zero, or at infinite depth one.
+            values are exactly zero and theta(0, 0) is zero too, or at infinite depth one of them.
 
         Raises
         ------
@@ -362,7 +367,7 @@ class DeepLinearMetric(SpectralMetric):
     def _has_roots(self) -> bool:
         """Whether roots of the depth, or of infinite depth, are good coordinates for geodesics."""
         # At depth 1 entries are. Roots of a great order lose digits, as they are nearly equal.
-        return not self.imbalance and (1 < self.depth <= 1e4 or math.isinf(self.depth))
+        return self.is_balanced and (1 < self.depth <= 1e4 or math.isinf(self.depth))
 
     def _horizontal_lift(self, at: FrameAt, own: list[Array], X: Array) -> list[Array]:
         """The shortest motion of the canonical layers, of these singular values, that moves W by X.
