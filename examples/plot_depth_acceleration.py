@@ -1,6 +1,6 @@
 r"""
-Depth accelerates one regression and not another
-================================================
+Depth accelerates one regression and not two others
+===================================================
 
 One matrix under the metric :math:`g^N` moves as the product of a deep linear network does. At the
 best learning rate of each depth, depth speeds up an :math:`\ell_4` regression and neither of two

@@ -3,7 +3,8 @@ Matrix completion: depth prefers low rank
 =========================================
 
 Fitted from a small start to seven of ten entries of a matrix of rank 2, the flow of :math:`g^N`
-finds the other entries too. The deeper, the smaller is its error, since it passes through low rank.
+finds the other entries too. The greater the depth, the smaller is the error, because the flow
+passes through low rank.
 
 .. image:: images/sphx_glr_plot_matrix_completion_001.png
    :alt: By depth: training loss, error on the other entries, effective rank, singular values
@@ -187,7 +188,7 @@ for depth, metric in METRICS.items():
 # run can be followed from panel to panel.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
-LABELS = {1: "depth 1 (Euclidean)", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
+LABELS = {1: "depth 1", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
 
 
 def finish(figure, panels, title, name):
@@ -195,7 +196,7 @@ def finish(figure, panels, title, name):
     for panel in panels:
         panel.title.set_fontsize(11)
         panel.grid(alpha=0.25)
-    figure.legend(frameon=False, loc="outside lower center", ncols=5)
+    figure.legend(frameon=False, loc="outside lower center", ncols=6)
     figure.suptitle(title)
     figure.savefig(name, dpi=150)
 

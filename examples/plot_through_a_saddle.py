@@ -2,8 +2,8 @@ r"""
 Through a saddle: small singular values take their time
 =======================================================
 
-A small singular value grows slowly, so that a flow stays near a matrix of lower rank, the longer
-the smaller it is. `riemdln.gradient_flow` follows it over thirty orders of magnitude.
+A small singular value grows slowly, so a flow stays near lower rank for long: the smaller the
+value, the longer. `riemdln.gradient_flow` follows such values over thirty orders of magnitude.
 
 .. image:: images/sphx_glr_plot_through_a_saddle_001.png
    :alt: The second singular value rises later from a smaller start; stays grow with depth

@@ -2,8 +2,8 @@ r"""
 Two points and a quartic loss: how much depth accelerates
 =========================================================
 
-With one large and one small target, depth two learns the small one faster, the more so the nearer
-to zero it starts. The predicted speed-up shows, but only in a narrow band of learning rates.
+With one large and one small target, depth two learns the small one faster. The nearer to zero a
+run starts, the larger is the speed-up, but only in a narrow band of learning rates.
 
 .. image:: images/sphx_glr_plot_two_point_quartic_001.png
    :alt: Losses against steps, and speed-ups against the nearness of the start to zero
