@@ -185,9 +185,9 @@ for key in CURVES:
 # On 1,316 of the gas sensors' 2,565 measurements of ethanol (batches 1 to 6, 8 and 9) all of them
 # do. The :math:`\ell_4` loss ends about a quarter lower at depth 2 or 3 than at depth 1, and lower
 # than with AdaGrad or AdaDelta; the :math:`\ell_2` loss does not. Adam ends lower on three layers
-# than on one. But depth 3 is no better than depth 2, and Adam on one layer ends far lower than depth
-# without Adam. Which of depth and AdaDelta ends lower depends on the rows: without batches 1 to 3
-# it is AdaDelta.
+# than on one. But depth 3 is no better than depth 2, and Adam on one layer ends far lower than
+# depth without Adam. Which of depth and AdaDelta ends lower depends on the rows: without batches 1
+# to 3 it is AdaDelta.
 
 print(f"\nlosses after {ITERATIONS} steps, and the best learning rates:")
 print(f"{'':16}{'l_2':18}l_4")
