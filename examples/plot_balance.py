@@ -2,28 +2,41 @@ r"""
 Balanced layers: what they share, and what disturbs them
 ========================================================
 
-That a deep linear network :math:`W = W_N \cdots W_1` moves by the gradient flow of :math:`g^N`
-rests on balance, :math:`W_{j+1}^T W_{j+1} = W_j W_j^T` (Arora, Cohen and Hazan 2018, proof of
-Theorem 1). The flow conserves the differences of the two sides. If they are zero, all layers have
-the same singular values, the N-th roots of those of :math:`W`, and
+Balanced layers share their singular values, and the flow keeps them balanced. Finite steps disturb
+balance in proportion to their size, and imbalance leads off the flow of :math:`g^N` in proportion.
 
-.. math:: W_1^T W_1 = (W^T W)^{1/N}, \qquad
-          P_j P_j^T = (W W^T)^{(N-j)/N} \quad \text{for} \quad P_j = W_N \cdots W_{j+1}:
+.. image:: images/sphx_glr_plot_balance_001.png
+   :alt: Singular values of three layers against time lie on roots of those of their product
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_balance_001.png
 
-at depth two :math:`W_2 W_2^T = (W W^T)^{1/2}`, at depth three
-:math:`W_3 W_3^T = (W W^T)^{1/3}` and :math:`W_3 W_2 (W_3 W_2)^T = (W W^T)^{2/3}`. This
-example checks the identities along the flow of real networks. It then measures how fast gradient
-descent with a finite step leaves balance, and what an unbalanced start does to the equivalence
-with the flow of :math:`g^N`.
+.. image:: images/sphx_glr_plot_balance_002.png
+   :alt: Imbalance against step size, and distance from the flow against imbalance, both of slope 1
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_balance_002.png
 
-Run it with ``python examples/plot_balance.py``; it writes ``plot_balance.png``.
+The guide compares :doc:`networks and one matrix </guide/networks>` and treats :doc:`layers off
+balance </guide/imbalance>`. The theory has :ref:`the layers <layers>` and :ref:`their imbalance
+<imbalance>`. The code uses `riemdln.balanced_layers`, `riemdln.network_flow` and
+`riemdln.imbalance`.
+
+Run it with ``python examples/plot_balance.py``; it writes ``plot_balance.png`` and
+``plot_balance_disturbed.png``.
 """
 
 # %%
 # Networks along the flow
 # -----------------------
-# Two networks with two layers and two with three fit a 4 x 4 and a 4 x 3 matrix. The powers are
-# taken by their definition, from eigenvalues and eigenvectors.
+# That a deep linear network :math:`W = W_N \cdots W_1` moves by the gradient flow of :math:`g^N`
+# rests on balance, :math:`W_{j+1}^T W_{j+1} = W_j W_j^T` (Arora, Cohen and Hazan 2018, proof of
+# Theorem 1). The flow conserves the differences of the two sides. If they are zero, all layers have
+# the same singular values, the N-th roots of those of :math:`W`, and with
+# :math:`P_j = W_N \cdots W_{j+1}`
+#
+# .. math:: W_1^T W_1 = (W^T W)^{1/N}, \qquad P_j P_j^T = (W W^T)^{(N-j)/N}.
+#
+# Two networks with two layers and two with three, which fit a 4 x 4 and a 4 x 3 matrix, are tested
+# for these identities. The powers are taken by their definition, from eigenvalues and eigenvectors.
 
 from itertools import pairwise
 
@@ -100,10 +113,11 @@ for depth, shape in CASES:
 # %%
 # Finite steps leave balance
 # --------------------------
-# A step of size h on the layers, whose gradients are G_1, ..., G_N, changes
-# W_{j+1}^T W_{j+1} - W_j W_j^T by h^2 (G_{j+1}^T G_{j+1} - G_j G_j^T), exactly: the first order
-# cancels. After a given time T that adds up to an imbalance of h times the norm of the integral of
-# the bracket along the flow, to first order in h.
+# The gradients of the layers are :math:`G_1, ..., G_N`. A step of size h changes
+# :math:`W_{j+1}^T W_{j+1} - W_j W_j^T` by exactly
+# :math:`h^2 (G_{j+1}^T G_{j+1} - G_j G_j^T)`: the first order cancels. After a given time the steps
+# add up to an imbalance of h times the norm of the integral of the bracket along the flow, to first
+# order in h.
 
 
 def brackets(problem, layers):
@@ -149,9 +163,10 @@ for case in CASES:
 # %%
 # An unbalanced start
 # -------------------
-# Replacing W_1 by G W_1 and W_2 by W_2 G^{-1} leaves the end-to-end matrix as it is, and spoils the
-# balance unless G is orthogonal. The flow keeps the imbalance as it is, and as long as that is
-# small, the distance of the end-to-end matrix from the flow of g^N is proportional to it.
+# Replacing :math:`W_1` by :math:`G W_1` and :math:`W_2` by :math:`W_2 G^{-1}` leaves the end-to-end
+# matrix as it is, and spoils the balance unless G is orthogonal. The flow keeps the imbalance as it
+# is. As long as that is small, the distance of the end-to-end matrix from the flow of :math:`g^N`
+# is proportional to it.
 
 
 def unbalanced(layers, G):
@@ -189,64 +204,54 @@ for case in CASES:
     assert orthogonal < 1e-8
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# Each layer is drawn at times of its own, so that no marker hides another.
 
 COLOURS = {2: "#0072B2", 3: "#D55E00"}
-figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
-(shared, errors_panel), (drift, departure) = axes
-
 depth, shape = 3, (4, 4)
-flow, dots = flows[depth, shape], np.arange(0, len(times), 5)
-shared.semilogy(times, flow.singular_values, color="0.3", label=["end to end", None, None, None])
-for j, marker, size in ((1, "o", 11), (2, "s", 7), (3, ".", 6)):
-    roots = np.linalg.svd([flow.layers[k][j - 1] for k in dots], compute_uv=False)
-    labels = [f"layer {j}, to the third power", None, None, None]
-    style = {"color": COLOURS[3], "markersize": size, "fillstyle": "none" if j < 3 else "full"}
-    shared.semilogy(times[dots], roots**depth, marker, label=labels, **style)
+flow = flows[depth, shape]
+figure, shared = plt.subplots(figsize=(9, 4.4), layout="constrained")
+lines = shared.semilogy(times, flow.singular_values ** (1 / depth), color="0.4", linewidth=1)
+lines[0].set_label("cube roots of those of their product")
+for j, (marker, colour) in enumerate(zip("os^", ["#56B4E9", "#E69F00", "#000000"], strict=True)):
+    dots = np.arange(2 * j, len(times), 6)
+    layer_values = np.linalg.svd([flow.layers[k][j] for k in dots], compute_uv=False)
+    points = shared.semilogy(times[dots], layer_values, marker, color=colour, markersize=6)
+    points[0].set_label(f"layer {j + 1}")
 shared.set(
-    title="Balanced layers share their singular values\n(4 x 4, depth 3, flow of the layers)",
-    xlabel="time",
-    ylabel="singular value",
+    xlabel="time of the flow of the layers",
+    ylabel="singular values",
+    yticks=[0.5, 1],
+    yticklabels=["0.5", "1"],
 )
+shared.minorticks_off()
+figure.legend(frameon=False, loc="outside lower center", ncols=4)
+shared.grid(alpha=0.25)
+figure.suptitle("Balanced layers share their singular values all along the flow")
+figure.savefig("plot_balance.png", dpi=150)
 
-styles = iter(["-", "--", "-", "--", ":"])
-for depth in (2, 3):
-    for name, error in errors[depth, (4, 4)].items():
-        label = f"depth {depth}: {name}"
-        errors_panel.semilogy(times, error, next(styles), color=COLOURS[depth], label=label)
-errors_panel.set(
-    title="Products of balanced layers are powers\nof $W W^T$ and $W^T W$ (4 x 4)",
-    xlabel="time",
-    ylabel="relative error of the identity",
-    ylim=(1e-16, 1e-8),
-)
-
+figure, (drift, departure) = plt.subplots(1, 2, figsize=(9, 4.8), layout="constrained")
 for case in CASES:
     depth, shape = case
     filled = shape == (4, 4)
     style = {"color": COLOURS[depth], "fillstyle": "full" if filled else "none", "linestyle": ""}
-    label = f"depth {depth}, {shape[0]} x {shape[1]}"
     marker = "o" if filled else "s"
+    label = f"depth {depth}, {shape[0]} x {shape[1]}"
     drift.loglog(1 / steps, drifts[case], marker, label=label, **style)
     drift.loglog(1 / steps, rates[case] / steps, color=COLOURS[depth], linewidth=0.8)
-    departure.loglog(*np.transpose(departures[case]), marker, label=label, **style)
+    departure.loglog(*np.transpose(departures[case]), marker, **style)
 guide = np.array([1e-4, 1.0])
-drift.plot([], [], color="0.5", linewidth=0.8, label="first order, from the flow")
-departure.loglog(guide, guide / 3, color="0.5", linewidth=0.8, label="slope 1")
-drift.set(
-    title="Gradient descent leaves balance\nin proportion to its step size",
-    xlabel="step size",
-    ylabel="imbalance at time 1",
-)
+departure.loglog(guide, guide / 3, color="0.5", linewidth=0.8)
+drift.plot([], [], color="0.5", linewidth=0.8, label="proportional")
+drift.set_title("Finite steps disturb balance", fontsize=11)
+drift.set(xlabel="step size of gradient descent", ylabel="imbalance at time 1")
 drift.set_xscale("log", base=2)
-departure.set(
-    title="An unbalanced network leaves the flow of $g^N$\nin proportion to its imbalance",
-    xlabel="imbalance of the start (conserved)",
-    ylabel="distance from the flow of $g^N$ at time 1",
-)
-for panel in axes.flat:
-    panel.legend(frameon=False)
+departure.set_title("Imbalance leads off the flow", fontsize=11)
+departure.set(xlabel="imbalance of the start", ylabel="distance from the flow of $g^N$ at time 1")
+for panel in (drift, departure):
     panel.grid(alpha=0.25)
-figure.savefig("plot_balance.png", dpi=150)
+figure.legend(frameon=False, loc="outside lower center", ncols=5)
+figure.suptitle("Larger steps disturb balance more, and more imbalance leads farther off the flow")
+figure.savefig("plot_balance_disturbed.png", dpi=150)
 plt.show()

@@ -2,31 +2,36 @@ r"""
 Matrix completion: depth prefers low rank
 =========================================
 
-Seven of ten entries in each row and column of a matrix of rank 2 are observed, and gradient flow
-fits them from a small multiple of the identity. Nothing in the loss speaks of the others. Under the
-Euclidean metric they stay where they are; under :math:`g^N` they come out nearly right, the more so
-the greater the depth, because the flow passes through matrices of low rank (Arora, Cohen, Hu and
-Luo 2019; Cohen, Menon and Veraszto 2023, who also go to infinite depth).
+Fitted from a small start to seven of ten entries of a matrix of rank 2, the flow of :math:`g^N`
+finds the other entries too. The greater the depth, the smaller is the error, because the flow
+passes through low rank.
 
-Cohen, Menon and Veraszto propose that this is a bias towards high volume. There are two volumes:
-that of the metric on matrices, and that of all balanced layers over one matrix, whose logarithm is
-the entropy of Menon and Yu (2025),
+.. image:: images/sphx_glr_plot_matrix_completion_001.png
+   :alt: By depth: training loss, error on the other entries, effective rank, singular values
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_matrix_completion_001.png
 
-.. math::
+.. image:: images/sphx_glr_plot_matrix_completion_002.png
+   :alt: Volume rises and entropy falls, along each run and from depth to depth
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_matrix_completion_002.png
 
-    \ln \sqrt{\det g^N_W} = -\tfrac12 \sum_i \ln \theta_N(s_i, s_i) - 2 S_N(W),
-    \qquad S_N(W) = \tfrac12 \sum_{i<j} \ln \theta_N(s_i, s_j).
+The guide tells what the metric does at :doc:`low rank </guide/low_rank>` and how to complete a
+matrix at :doc:`fixed rank </guide/fixed_rank>`. The theory has :ref:`volume and entropy <volume>`.
+The code uses `riemdln.gradient_flow`, `riemdln.Metric.log_volume` and
+`riemdln.DeepLinearMetric.entropy`.
 
-They go opposite ways: among matrices that fit the same entries, those which depth chooses have the
-higher volume and the lower entropy.
-
-Run it with ``python examples/plot_matrix_completion.py``; it writes ``plot_matrix_completion.png``.
+Run it with ``python examples/plot_matrix_completion.py``; it writes ``plot_matrix_completion.png``
+and ``plot_matrix_completion_volume.png``.
 """
 
 # %%
 # Three random matrices
 # ---------------------
-# Their two nonzero singular values are 3 and 2. The effective rank (Roy and Vetterli 2007) is
+# In each row and column seven of ten entries are observed, and nothing in the loss speaks of the
+# others. Under the Euclidean metric they stay as they are. Under :math:`g^N` they come out nearly
+# right (Arora, Cohen, Hu and Luo 2019; Cohen, Menon and Veraszto 2023, who also go to infinite
+# depth). The two nonzero singular values are 3 and 2. The effective rank (Roy and Vetterli 2007) is
 # exp(H), where H is the entropy of the singular values divided by their sum: nearly 2 for these
 # matrices, and 10 for the identity.
 
@@ -117,6 +122,15 @@ assert np.all(last_ranks[2:] - true_ranks < 0.5)
 # %%
 # Volume and entropy
 # ------------------
+# Cohen, Menon and Veraszto propose that depth prefers high volume. There are two volumes: that of
+# the metric on matrices, and that of all balanced layers over one matrix, whose logarithm is the
+# entropy of Menon and Yu (2025),
+#
+# .. math::
+#
+#     \ln \sqrt{\det g^N_W} = -\tfrac12 \sum_i \ln \theta_N(s_i, s_i) - 2 S_N(W),
+#     \qquad S_N(W) = \tfrac12 \sum_{i<j} \ln \theta_N(s_i, s_j).
+#
 # Both depend on the norm of W in a trivial way: for each unit of :math:`\ln \|W\|` the log-volume
 # falls by :math:`n^2 (1 - 1/N)`. So along a run from a small start it falls, and the entropy rises.
 # At a given norm it is the other way round: that of :math:`W / \|W\|` rises, and its entropy falls.
@@ -162,34 +176,85 @@ for depth, metric in METRICS.items():
     assert np.all(np.diff(entropies, axis=0) < 0)
 
 # %%
-# The figure
-# ----------
-# Training loss falls from left to right.
+# The figures
+# -----------
+# Training loss falls from left to right. The first of the three matrices is drawn bold, so that its
+# run can be followed from panel to panel.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
-LABELS = {1: "depth 1 (Euclidean)", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
-figure, axes = plt.subplots(2, 3, figsize=(15, 9), layout="constrained")
-(waiting, error, rank), (values, along, chosen) = axes
+LABELS = {1: "depth 1", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
 
+
+def finish(figure, panels, title, name):
+    """Give a figure its grid, legend and title, and save it."""
+    for panel in panels:
+        panel.title.set_fontsize(11)
+        panel.grid(alpha=0.25)
+    figure.legend(frameon=False, loc="outside lower center", ncols=6)
+    figure.suptitle(title)
+    figure.savefig(name, dpi=150)
+
+
+figure, axes = plt.subplots(2, 2, figsize=(9, 8), layout="constrained")
+(waiting, error), (rank, values) = axes
 for depth, colour in COLOURS.items():
     for k, flow in enumerate(runs[depth]):
         losses, s = flow.costs / flow.costs[0], flow.singular_values
-        # The first matrix stands out, so that its run can be followed from panel to panel.
         style = {"color": colour, "alpha": 0.4 if k else 1.0, "linewidth": 1.0 if k else 2.0}
         half = np.interp(-0.5, -losses, flow.times)
         waiting.semilogy(flow.times / half, losses, label=None if k else LABELS[depth], **style)
         error.loglog(losses, errors[depth][k], **style)
         rank.semilogx(losses, riemdln.effective_rank(s), **style)
         values.semilogy(np.arange(1, SIZE + 1), s[-1], ".-", **style)
-        if depth > 1:
-            volumes, entropies = changes[depth][k]
-            along.semilogx(losses, volumes, **style)
-            along.semilogx(losses, entropies, "--", **style)
-rank.axhline(true_ranks.mean(), color="0.5", linestyle=":", label="the targets")
-values.plot([1, 2], [3, 2], "x", color="0.4", markersize=9, label="the targets")
-along.plot([], [], color="0.5", label="log-volume")
-along.plot([], [], "--", color="0.5", label="entropy")
+rank.axhline(true_ranks.mean(), color="0.5", linestyle=":")
+values.plot([1, 2], [3, 2], "x:", color="0.5", markersize=9, label="targets")
+values.plot([], [], color="0.5", linewidth=1, alpha=0.6, label="two more matrices")
+waiting.set(
+    title="All runs fit the observed entries",
+    xlabel="time / time to half the training loss",
+    ylabel="training loss / its start",
+    xlim=(0, 12),
+)
+error.set(
+    title="Deep ones find the others too",
+    xlabel="training loss / its start",
+    ylabel="relative error on the other entries",
+    yticks=[0.05, 0.1, 0.2, 0.5, 1],
+    yticklabels=["0.05", "0.1", "0.2", "0.5", "1"],
+)
+error.minorticks_off()
+rank.set(
+    title="They pass through low rank",
+    xlabel="training loss / its start",
+    ylabel="effective rank",
+)
+values.set(
+    title="They end near rank 2",
+    xlabel="singular value, from the largest to the smallest",
+    ylabel="size at the end of the run",
+    xticks=range(1, SIZE + 1),
+)
+error.invert_xaxis()
+rank.invert_xaxis()
+finish(
+    figure,
+    axes.flat,
+    "The deeper, the better a flow finds entries that it does not see",
+    "plot_matrix_completion.png",
+)
 
+# %%
+# Volume and entropy along each run at a given norm, and at its end, less those where the run of
+# depth 1 ends. Each of the three metrics measures all runs.
+
+figure, (along, chosen) = plt.subplots(1, 2, figsize=(9, 5), layout="constrained")
+for depth in DEPTHS[1:]:
+    along.plot([], [], color=COLOURS[depth], label=LABELS[depth])
+    for k, flow in enumerate(runs[depth]):
+        style = {"color": COLOURS[depth], "alpha": 0.4 if k else 1.0}
+        volumes, entropies = changes[depth][k]
+        along.semilogx(flow.costs / flow.costs[0], volumes, **style)
+        along.semilogx(flow.costs / flow.costs[0], entropies, "--", **style)
 for place, metric in enumerate(METRICS.values()):
     for shift, depth in enumerate(DEPTHS[1:]):
         x = np.full(len(completions), place + 0.2 * (shift - 1))
@@ -197,55 +262,26 @@ for place, metric in enumerate(METRICS.values()):
         chosen.plot(x, gains, "o", color=COLOURS[depth], markersize=5)
         gains = metric.entropy(ends[depth]) - metric.entropy(ends[1])
         chosen.plot(x, gains, "o", color=COLOURS[depth], markersize=5, markerfacecolor="none")
-chosen.plot([], [], "o", color="0.5", markersize=5, label="log-volume")
-chosen.plot([], [], "o", color="0.5", markersize=5, markerfacecolor="none", label="entropy")
+along.plot([], [], "o-", color="0.5", markersize=5, label="log-volume")
+along.plot([], [], "o--", color="0.5", markersize=5, markerfacecolor="none", label="entropy")
 chosen.axhline(0, color="0.5", linewidth=0.8)
-
-waiting.set(
-    title="The deeper, the longer the wait\nand the steeper the fall (three matrices each)",
-    xlabel="time, in units of the time to half the training loss",
-    ylabel="training loss / its start",
-    xlim=(0, 12),
-)
-error.set(
-    title="Depth finds the entries that are not observed;\nat depth 1 they never move",
-    ylabel="relative error on the unobserved entries",
-    yticks=[0.05, 0.1, 0.2, 0.5, 1],
-    yticklabels=["0.05", "0.1", "0.2", "0.5", "1"],
-)
-error.minorticks_off()
-rank.set(
-    title="Deep runs pass through low rank\nand end near the rank of the target",
-    ylabel="effective rank",
-)
-values.set(
-    title="At the same training loss\nthe deeper run is nearer to rank 2",
-    xlabel="i",
-    ylabel="singular value $s_i$ at the end of the run",
-    xticks=range(1, SIZE + 1),
-)
 along.set(
-    title="At a given norm a run gains volume\nand loses entropy",
-    ylabel=r"change of those of $W / \|W\|$ since the start",
+    title="Along a run, at a given norm",
+    xlabel="training loss / its start",
+    ylabel="change since the start",
 )
+along.invert_xaxis()
 chosen.set(
-    title="Among matrices that fit, depth chooses\nhigh volume and low entropy",
+    title="At the ends of the runs",
     xlabel="depth of the metric that measures",
-    ylabel="end of the run, less that of depth 1",
+    ylabel="difference from the run of depth 1",
     xticks=range(len(METRICS)),
     xticklabels=["2", "3", r"$\infty$"],
 )
-for panel in (error, rank, along):
-    panel.invert_xaxis()
-    panel.set_xlabel("training loss / its start")
-for panel in axes.flat:
-    panel.grid(alpha=0.25)
-for panel in (waiting, rank, values, chosen):
-    panel.legend(frameon=False)
-along.legend(frameon=False, loc=(0.65, 0.34))
-figure.suptitle(
-    "Completion of three 10 x 10 matrices of rank 2 by the flow of $g^N$ (bold: one of the three)",
-    fontsize=14,
+finish(
+    figure,
+    (along, chosen),
+    "Among matrices that fit, depth chooses high volume and low entropy",
+    "plot_matrix_completion_volume.png",
 )
-figure.savefig("plot_matrix_completion.png", dpi=150)
 plt.show()

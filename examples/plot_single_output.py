@@ -2,15 +2,16 @@ r"""
 One output: an adaptive step size and momentum
 ==============================================
 
-For a network with one output the end-to-end matrix is a row :math:`w`, and depth :math:`N` turns
-the gradient :math:`p` into (Arora, Cohen and Hazan 2018, Claim 2)
+With one output the matrix is a row :math:`w`. Depth scales its gradient by a power of the length of
+:math:`w`, and adds a push along :math:`w` that acts like momentum.
 
-.. math:: A_{N,w}(p) = \|w\|^{2-2/N} \big(p + (N-1) \, \mathrm{Pr}_w \, p\big).
+.. image:: images/sphx_glr_plot_single_output_001.png
+   :alt: By depth: the loss, the factor of the step size, and the push along w, against steps
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_single_output_001.png
 
-The factor in front is an adaptive step size, small near the origin and large far from it. The
-projection on :math:`w`, which points from zero, near which the run started, to where it has come,
-is like momentum. This example draws both along gradient descent on the diabetes data with the
-:math:`\ell_4` loss.
+The guide tells :doc:`what depth does </guide/depth>`, and the theory has :ref:`the formula for one
+output <special>`. The code uses `riemdln.DeepLinearMetric` and `riemdln.FixedStep`.
 
 Run it with ``python examples/plot_single_output.py``; it writes ``plot_single_output.png``.
 """
@@ -43,7 +44,14 @@ def cost(w):
 # %%
 # Descent, step by step
 # ---------------------
-# Along each run the Riemannian gradient is compared with the two terms of Claim 2.
+# Depth :math:`N` turns the gradient :math:`p` into (Arora, Cohen and Hazan 2018, Claim 2)
+#
+# .. math:: A_{N,w}(p) = \|w\|^{2-2/N} \big(p + (N-1) \, \mathrm{Pr}_w \, p\big).
+#
+# The factor in front is an adaptive step size, small near the origin and large far from it. The
+# run starts near zero, so :math:`w` points along the way that it has come. The projection on
+# :math:`w` is therefore like momentum. Along each run the Riemannian gradient is compared with the
+# two terms.
 
 DEPTHS, STEPS = [1, 2, 3, 5], 60
 start = np.random.default_rng(0).standard_normal((1, 10))
@@ -75,7 +83,7 @@ for depth in DEPTHS:
     )
 
 # Depth 1 has neither. Near the origin a deeper network takes smaller steps, so its loss falls
-# later, and its momentum is longer.
+# later, and its momentum is larger.
 assert np.all(runs[1][1] == 1)
 assert np.all(runs[1][2] == 0)
 waits = [int(np.argmax(runs[depth][0] < 0.3)) for depth in DEPTHS]
@@ -88,26 +96,36 @@ assert all(np.abs(runs[depth][2]).max() <= depth - 1 for depth in DEPTHS)
 # %%
 # The figure
 # ----------
+# The push is :math:`-(N-1) \langle w, p \rangle / (\|w\| \|p\|)`: the length of the second term
+# over that of the gradient, positive where a step leads away from zero.
 
 colours = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#009E73"], strict=True))
-figure, (loss, rate, momentum) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+figure, panels = plt.subplot_mosaic(
+    [["loss", "loss"], ["rate", "momentum"]],
+    figsize=(9, 7.2),
+    height_ratios=[4, 5],
+    layout="constrained",
+)
 for depth, (costs, rates, pushes) in runs.items():
-    style = {"color": colours[depth], "label": f"depth {depth}" + " (Euclidean)" * (depth == 1)}
-    loss.plot(costs, **style)
-    rate.semilogy(rates, **style)
-    momentum.plot(pushes, **style)
-loss.set(title="From near zero\na deeper network waits longer", ylabel=r"$\ell_4$ loss")
-rate.set(
-    title="It is held back by its step size,\nwhich grows with the distance from zero",
-    ylabel=r"$\|w\|^{2-2/N}$",
+    label = f"depth {depth}" + " (Euclidean)" * (depth == 1)
+    panels["loss"].plot(costs, color=colours[depth], label=label)
+    panels["rate"].semilogy(rates, color=colours[depth])
+    panels["momentum"].plot(pushes, color=colours[depth])
+panels["loss"].set(
+    title="The deeper the network, the later its loss falls", ylabel=r"$\ell_4$ loss"
 )
-momentum.set(
-    title="The momentum-like term pushes\nwhile w grows, and brakes before and after",
-    ylabel=r"$-(N-1) \langle w, p \rangle \, / \, \|w\| \|p\|$",
+panels["loss"].legend(frameon=False)
+panels["rate"].set(title="Steps are small near zero", ylabel=r"factor of the step, $\|w\|^{2-2/N}$")
+panels["momentum"].set(
+    title="A push along $w$ follows, like momentum",
+    ylabel="push along $w$ / length of the gradient",
 )
-for panel in (loss, rate, momentum):
-    panel.set_xlabel("step (learning rate 0.2)")
+for panel in panels.values():
+    panel.set_xlabel("step of gradient descent")
     panel.grid(alpha=0.25)
-loss.legend(frameon=False)
+figure.suptitle(
+    "With depth the first steps from near zero are small; then comes a push like momentum",
+    fontsize=13,
+)
 figure.savefig("plot_single_output.png", dpi=150)
 plt.show()

@@ -2,18 +2,25 @@ r"""
 Singular values are learned one after the other
 ===============================================
 
-Under the flow of :math:`g^N` the singular values of the matrix move by (Arora, Cohen, Hu and Luo
-2019)
+From a small start, depth learns the large singular values of a target first and the small ones
+later. The deeper the network, the sharper the steps: depth prefers low rank.
 
-.. math:: \dot s_i = -\theta_N(s_i, s_i) \, u_i^T \nabla E \, v_i, \qquad
-          \theta_N(s, s) = N s^{2 - 2/N}, \qquad \theta_\infty(s, s) = s^2.
+.. image:: images/sphx_glr_plot_singular_values_001.png
+   :alt: Four singular values against time: all rise together at depth 1, in turn at infinite depth
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_singular_values_001.png
 
-The factor is small where the singular value is. So from a small start the large singular values of
-the target are learned first and the small ones later, in steps that are the sharper the deeper the
-network: depth prefers low rank. This example follows the singular values at four depths, checks the
-equation along the way and measures the steps.
+.. image:: images/sphx_glr_plot_singular_values_002.png
+   :alt: The time that each singular value takes to rise, as a share of the time that it waits
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_singular_values_002.png
 
-Run it with ``python examples/plot_singular_values.py``; it writes ``plot_singular_values.png``.
+The guide tells how to :doc:`choose a depth </guide/depth>` and how to :doc:`follow a flow
+</guide/flows>`, and the theory has :ref:`the equation <flow>`. The code uses
+`riemdln.gradient_flow`.
+
+Run it with ``python examples/plot_singular_values.py``; it writes ``plot_singular_values.png`` and
+``plot_singular_values_steps.png``.
 """
 
 # %%
@@ -60,8 +67,14 @@ for depth, span in SPANS.items():
 # %%
 # The equation
 # ------------
-# At 20 points of each flow, central differences of the singular values over a short time are
-# compared with the right-hand side of the equation.
+# Under the flow of :math:`g^N` the singular values of the matrix move by (Arora, Cohen, Hu and Luo
+# 2019)
+#
+# .. math:: \dot s_i = -\theta_N(s_i, s_i) \, u_i^T \nabla E \, v_i, \qquad
+#           \theta_N(s, s) = N s^{2 - 2/N}, \qquad \theta_\infty(s, s) = s^2.
+#
+# The factor is small where the singular value is: this is why small ones wait. At 20 points of each
+# flow, central differences of the singular values over a short time agree with the equation.
 
 
 def speeds_at(problem, depth, W):
@@ -75,14 +88,13 @@ def speeds_at(problem, depth, W):
     return (last - first) / (2 * time), -theta * slopes
 
 
-speeds = {}
 for depth, flow in flows.items():
     problem = problem_at(depth)
     # While the last one is on its way: later all are at rest.
     moving = np.argmax(flow.singular_values[:, 3] > TARGET_VALUES[3] / 2)
     chosen = np.linspace(0, moving, 20).astype(int)
     pairs = np.array([speeds_at(problem, depth, flow.points[k]) for k in chosen])
-    speeds[depth] = measured, expected = np.moveaxis(pairs, 1, 0)
+    measured, expected = np.moveaxis(pairs, 1, 0)
     fastest = np.abs(expected).max(axis=1, keepdims=True)
     error = np.max(np.abs(measured - expected) / fastest)
     print(f"depth {depth}: the equation holds to {error:.0e} of the fastest speed")
@@ -91,9 +103,9 @@ for depth, flow in flows.items():
 # %%
 # The steps
 # ---------
-# When is a singular value half of what it will be, and how long does its rise from 10% to 90% take?
-# At depth 1 all rise together, as :math:`1 - e^{-t}`. The deeper, the later the small ones come,
-# and the shorter a rise is compared with the wait for it.
+# A singular value waits until it is half of what it will be, and its rise goes from 10% to 90%. At
+# depth 1 all rise together, as :math:`1 - e^{-t}`. The deeper, the later the small ones come, and
+# the shorter a rise is compared with the wait for it.
 
 halves, rises = {}, {}
 for depth, flow in flows.items():
@@ -112,49 +124,40 @@ assert np.all(np.diff(lateness, axis=0) > 0)
 assert np.all(np.diff(list(rises.values()), axis=0) < 0)
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# Time is divided by the time at which the first singular value is half-way.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
-TITLES = ["all rise together", "soft steps", "sharper steps", "one after the other"]
 LABELS = {1: "depth 1 (Euclidean)", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
-figure, axes = plt.subplots(2, 3, figsize=(14, 8), layout="constrained")
-*trajectories, equation, steps = axes.flat
-for panel, (depth, colour), title in zip(trajectories, COLOURS.items(), TITLES, strict=True):
+figure, axes = plt.subplots(2, 2, figsize=(9, 7), sharex=True, sharey=True, layout="constrained")
+for panel, (depth, colour) in zip(axes.flat, COLOURS.items(), strict=True):
     flow = flows[depth]
     panel.plot(flow.times / halves[depth][0], flow.singular_values, color=colour)
     for value in TARGET_VALUES:
         panel.axhline(value, color="0.5", linewidth=0.8, linestyle=":")
-    panel.set(
-        title=f"{LABELS[depth]}: {title}",
-        xlabel="time / time at which $s_1$ is half-way",
-        ylabel="singular values $s_1, ..., s_4$",
-        xlim=(0, 11),
-    )
-    measured, expected = np.abs(speeds[depth])
-    style = {"color": colour, "label": LABELS[depth]}
-    equation.loglog(expected.ravel(), measured.ravel(), "o", markersize=3, **style)
-    steps.semilogy([1, 2, 3, 4], rises[depth], "o-", **style)
-equation.axline((1e-3, 1e-3), (1, 1), color="0.5", linewidth=0.8, zorder=0)
-# Slower ones, of singular values at rest, are rounding errors.
-equation.set(xlim=(1e-8, 50), ylim=(1e-8, 50))
-equation.set(
-    title="The equation holds along the flows",
-    xlabel=r"$|\theta_N(s_i, s_i) \, u_i^T \nabla E \, v_i|$",
-    ylabel=r"measured $|\dot s_i|$",
-)
-steps.set(
-    title="The deeper, the sharper the steps",
-    xlabel="i",
-    ylabel="rise from 10% to 90% / time half-way",
-    xticks=[1, 2, 3, 4],
-    ylim=(0.005, 5),
-)
-steps.legend(frameon=False, loc="lower right")
-for panel in axes.flat:
+    panel.set_title(LABELS[depth], fontsize=11)
+    panel.set_xlim(0, 11)
     panel.grid(alpha=0.25)
+figure.supxlabel("time / time at which the largest singular value is half-way", fontsize=10)
+figure.supylabel("singular values (dotted: of the target)", fontsize=10)
 figure.suptitle(
-    "Four singular values of one matrix: depth learns them one after the other", fontsize=14
+    "The deeper the network, the more it learns singular values one after the other", fontsize=13
 )
 figure.savefig("plot_singular_values.png", dpi=150)
+
+figure, panel = plt.subplots(figsize=(9, 4.2), layout="constrained")
+for depth, colour in COLOURS.items():
+    panel.semilogy([1, 2, 3, 4], rises[depth], "o-", color=colour, label=LABELS[depth])
+panel.set(
+    xlabel="singular value, from the largest to the smallest",
+    ylabel="time of the rise / time of the wait",
+    xticks=[1, 2, 3, 4],
+    xticklabels=["$s_1$", "$s_2$", "$s_3$", "$s_4$"],
+    ylim=(0.02, 5),
+)
+panel.legend(frameon=False, loc="lower right")
+panel.grid(alpha=0.25)
+figure.suptitle("The deeper the network, the shorter a rise compared with the wait for it")
+figure.savefig("plot_singular_values_steps.png", dpi=150)
 plt.show()

@@ -2,31 +2,44 @@ r"""
 Through a saddle: small singular values take their time
 =======================================================
 
-At a matrix of rank one that has the first singular value of the target, and nothing of the second,
-the flow of :math:`g^N` rests, though the loss can still fall. The speed of the second singular
-value (Arora, Cohen, Hu and Luo 2019),
+A small singular value grows slowly, so a flow stays near lower rank for long: the smaller the
+value, the longer. `riemdln.gradient_flow` follows such values over thirty orders of magnitude.
 
-.. math:: \dot s_2 = \theta_N(s_2, s_2) \, u_2^T (-\nabla E) \, v_2, \qquad
-          \theta_N(s, s) = N s^{2 - 2/N}, \qquad \theta_\infty(s, s) = s^2,
+.. image:: images/sphx_glr_plot_through_a_saddle_001.png
+   :alt: The second singular value rises later from a smaller start; stays grow with depth
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_through_a_saddle_001.png
 
-is zero where :math:`s_2` is. So this is a saddle. A flow with a small :math:`s_2` comes to it,
-stays, and leaves. It stays for a time that grows as :math:`\ln(1 / s_2(0))` at depth 2, as
-:math:`s_2(0)^{-(1 - 2/N)}` at greater depths and as :math:`1 / s_2(0)` at infinite depth.
+.. image:: images/sphx_glr_plot_through_a_saddle_002.png
+   :alt: A flow of the entries loses a singular value below 1e-9, and its stays are too short
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_through_a_saddle_002.png
 
-So the size of :math:`s_2(0)` matters, however small it is. The entries of a matrix do not hold
-a singular value of :math:`10^{-30}` beside one of 3, and a flow of entries leaves the saddle too
-early. ``riemdln.gradient_flow`` keeps every singular value to relative accuracy. This example
-measures the stay over thirty orders of magnitude.
+The guide tells how :doc:`flows </guide/flows>` treat small singular values and :doc:`where runs end
+</guide/where_runs_end>`. The theory has :ref:`the flow <flow>` and :ref:`escape from lower rank
+<escape>`.
 
-Run it with ``python examples/plot_through_a_saddle.py``; it writes ``plot_through_a_saddle.png``.
+Run it with ``python examples/plot_through_a_saddle.py``; it writes ``plot_through_a_saddle.png``
+and ``plot_through_a_saddle_entries.png``.
 """
 
 # %%
 # Starts near a saddle
 # --------------------
+# Take a matrix of rank one that has the first singular value of the target, and nothing of the
+# second. There the flow of :math:`g^N` rests, though the loss can still fall. The speed of the
+# second singular value (Arora, Cohen, Hu and Luo 2019),
+#
+# .. math:: \dot s_2 = \theta_N(s_2, s_2) \, u_2^T (-\nabla E) \, v_2, \qquad
+#           \theta_N(s, s) = N s^{2 - 2/N}, \qquad \theta_\infty(s, s) = s^2,
+#
+# is zero where :math:`s_2` is. So this is a saddle. A flow with a small :math:`s_2` comes to it,
+# stays, and leaves.
+#
 # The target has the singular values 3 and 1, the start 1 and :math:`s_2(0)`, with singular vectors
-# that are turned a little. It is given as a triple (u, s, vt): multiplied out, entries would round
-# the small singular value away. A cost of a stack of matrices lets many starts flow at once.
+# that are turned a little. It is given as a triple (u, s, vt), because the entries of the product
+# would round the small singular value away. A cost of a stack of matrices lets many starts flow at
+# once.
 
 import autograd.numpy as anp
 import matplotlib.pyplot as plt
@@ -82,7 +95,9 @@ assert abs(rate - 2) < 1e-6
 # %%
 # How long the flow stays
 # -----------------------
-# The stay ends when :math:`s_2` has come half the way to 1. The equation says when that is: with
+# The stay grows as :math:`\ln(1 / s_2(0))` at depth 2, as :math:`s_2(0)^{-(1 - 2/N)}` at greater
+# depths and as :math:`1 / s_2(0)` at infinite depth. It ends when :math:`s_2` has come half the way
+# to 1. The equation says when that is: with
 # :math:`u_2^T (-\nabla E) v_2 = 1 - s_2`, which holds but for the short time in which the singular
 # vectors turn to those of the target, it can be integrated by itself,
 #
@@ -145,11 +160,12 @@ for depth, small in SMALL.items():
 # %%
 # A flow of the entries
 # ---------------------
-# The same equation, :math:`\dot W = -A_W(\nabla E)`, integrated by SciPy on the four entries
-# of W with the same method and the same tolerances. An error of an entry is one of every singular
-# value, the small one included. The integrator's errors, here of about :math:`10^{-9}`, lead the
-# flow out of the saddle after a stay of 10. Tighter tolerances help little: entries beside 3 are
-# rounded to :math:`10^{-16}`, and the stay from there is 18.
+# The entries of a matrix do not hold a singular value of :math:`10^{-30}` beside one of 3. Here the
+# same equation, :math:`\dot W = -A_W(\nabla E)`, is integrated by SciPy on the four entries of W
+# with the same method and the same tolerances. An error of an entry is one of every singular value,
+# the small one included. The integrator's errors, here of about :math:`10^{-9}`, lead the flow out
+# of the saddle after a stay of 10. Tighter tolerances help little: entries beside 3 are rounded to
+# :math:`10^{-16}`, and the stay from there is 18.
 
 metric = riemdln.DeepLinearMetric(2)
 
@@ -185,66 +201,63 @@ assert np.all(entry_stays[SMALL[2] < 1e-11] < 0.9 * stays[2][SMALL[2] < 1e-11])
 assert entry_stays[-1] < stays[2][-1] / 2
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# Lines are predicted, dots measured. The curves of depth 2 begin at :math:`10^{-1}`,
+# :math:`10^{-10}`, :math:`10^{-20}` and :math:`10^{-30}`.
 
-COLOURS = dict(zip(drawn, ["#000000", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
-figure, ((steps, small_values), (entries, laws)) = plt.subplots(
-    2, 2, figsize=(9, 7.6), layout="constrained"
-)
-for k, (small, colour) in enumerate(COLOURS.items()):
-    s_1, s_2 = paths.singular_values[:, k].T
-    name = f"{small:.0e}".replace("1e-", "$10^{-").replace("{-0", "{-") + "}$"
-    steps.plot(times, s_1, color="0.5", label=None if k else "$s_1$")
-    steps.plot(times, s_2, color=colour, label=f"$s_2$ from {name}")
-    small_values.semilogy(times, s_2, color=colour)
-    of_entries = flow_of_entries(small, t_eval=times[times < 20])
-    small_values.semilogy(of_entries.t, second_value(of_entries.y.T), "--", color=colour)
-small_values.plot([], [], color="0.4", label="riemdln.gradient_flow")
-small_values.plot([], [], "--", color="0.4", label="the entries, by SciPy")
-
-entries.semilogx(SMALL[2], predicted[2], color="0.5", label="predicted")
-entries.semilogx(SMALL[2], stays[2], "o", color="#0072B2", label="riemdln.gradient_flow")
-entries.semilogx(SMALL[2], entry_stays, "s", color="#D55E00", label="the entries, by SciPy")
-
-LABELS = {
-    2: r"depth 2: $\frac{1}{2} \ln(1 / s_2(0))$",
-    3: "depth 3: $s_2(0)^{-1/3}$",
-    np.inf: r"depth $\infty$: $1 / s_2(0)$",
-}
-for (depth, small), colour in zip(SMALL.items(), ["#0072B2", "#D55E00", "#CC79A7"], strict=True):
+COLOURS = {2: "#0072B2", 3: "#D55E00", np.inf: "#CC79A7"}
+figure, (steps, laws) = plt.subplots(1, 2, figsize=(9, 5), layout="constrained")
+for k, small in enumerate(drawn):
+    s_2 = paths.singular_values[:, k, 1]
+    steps.plot(times, s_2, color=COLOURS[2])
+    middle = np.interp(0.5, s_2, times)
+    name = f"from $10^{{{np.log10(small):.0f}}}$"
+    steps.annotate(name, (middle - 0.3, 0.5), rotation=90, ha="right", va="center")
+steps.set_title("The second singular value at depth 2", fontsize=11)
+steps.set(xlabel="time", ylabel="second singular value $s_2$", xlim=(-2, 40))
+for (depth, small), colour in zip(SMALL.items(), COLOURS.values(), strict=True):
+    label = f"depth {depth}" if depth < np.inf else r"depth $\infty$"
     laws.loglog(small, predicted[depth], color=colour, linewidth=1)
-    laws.loglog(small, stays[depth], "o", color=colour, markersize=5, label=LABELS[depth])
-
-steps.set(
-    title="Depth 2: a step waits as long again\nfor each factor of $10^{-10}$",
-    xlabel="time",
-    ylabel="singular values",
-    ylim=(-0.1, 3.2),
+    laws.loglog(small, stays[depth], "o", color=colour, markersize=5, label=label)
+laws.set_title("How long the flow stays (lines: predicted)", fontsize=11)
+laws.set(xlabel="$s_2$ at the start", ylabel="time until $s_2$ is half-way")
+laws.invert_xaxis()
+for panel in (steps, laws):
+    panel.grid(alpha=0.25)
+figure.legend(frameon=False, loc="outside lower center", ncols=3)
+figure.suptitle(
+    "The smaller a singular value starts, the longer it waits, and far longer at great depth"
 )
-small_values.set(
-    title="Entries forget how small $s_2$ was,\nand leave the saddle too early",
+figure.savefig("plot_through_a_saddle.png", dpi=150)
+
+# %%
+# A flow of the entries is exact only as long as :math:`s_2` is above its errors.
+
+BLUE, ORANGE = "#0072B2", "#E69F00"
+figure, (growth, lasting) = plt.subplots(1, 2, figsize=(9, 5), layout="constrained")
+for k, small in enumerate(drawn):
+    growth.semilogy(times, paths.singular_values[:, k, 1], color=BLUE)
+    of_entries = flow_of_entries(small, t_eval=times[times < 20])
+    growth.semilogy(of_entries.t, second_value(of_entries.y.T), "--", color=ORANGE)
+growth.set_title("The growth of $s_2$ from four starts", fontsize=11)
+growth.set(
     xlabel="time",
-    ylabel="$s_2$",
+    ylabel="second singular value $s_2$",
     ylim=(1e-31, 1e4),
     yticks=10.0 ** np.arange(-30, 1, 10),
 )
-entries.set(
-    title="Depth 2: the stay is as predicted\nover thirty orders of magnitude",
-    ylabel="stay at the saddle",
-    ylim=(0, 42),
-)
-laws.set(
-    title="The deeper, the longer the stay\n(lines: predicted)",
-    ylabel="stay at the saddle",
-)
-for panel in (entries, laws):
-    panel.set_xlabel("$s_2(0)$")
-    panel.invert_xaxis()
-for panel in (steps, small_values, entries, laws):
+lasting.semilogx(SMALL[2], predicted[2], color="0.5", label="predicted")
+lasting.semilogx(SMALL[2], stays[2], "o", color=BLUE, label="riemdln.gradient_flow")
+lasting.semilogx(SMALL[2], entry_stays, "s", color=ORANGE, label="the entries, by SciPy")
+lasting.set_title("How long the flow stays", fontsize=11)
+lasting.set(xlabel="$s_2$ at the start", ylabel="time until $s_2$ is half-way", ylim=(0, 38))
+lasting.invert_xaxis()
+for panel in (growth, lasting):
     panel.grid(alpha=0.25)
-for panel in (small_values, entries, laws):
-    panel.legend(frameon=False)
-steps.legend(frameon=False, loc=(0.4, 0.4))
-figure.savefig("plot_through_a_saddle.png", dpi=150)
+figure.legend(frameon=False, loc="outside lower center", ncols=3)
+figure.suptitle(
+    "A flow of the entries forgets how small a singular value was, and leaves too early"
+)
+figure.savefig("plot_through_a_saddle_entries.png", dpi=150)
 plt.show()

@@ -2,47 +2,66 @@ r"""
 Two points and a quartic loss: how much depth accelerates
 =========================================================
 
-Arora, Cohen and Hazan (2018) explain the acceleration by depth on two training points with one
-coordinate each,
+With one large and one small target, depth two learns the small one faster. The nearer to zero a
+run starts, the larger is the speed-up, but only in a narrow band of learning rates.
 
-.. math:: E(w) = \tfrac14 (w_1 - y_1)^4 + \tfrac14 (w_2 - y_2)^4, \qquad y_1 \gg y_2 > 0,
+.. image:: images/sphx_glr_plot_two_point_quartic_001.png
+   :alt: Losses against steps, and speed-ups against the nearness of the start to zero
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_two_point_quartic_001.png
 
-and a network of depth two. This example works the heuristic out, measures it, and looks for where
-it ends. Let a run start near zero, at :math:`w = (\epsilon_1 / y_1) \, y`, so that
-:math:`\epsilon_1` is the distance of :math:`w_1` from zero, and write
-:math:`\Delta_i = w_i - y_i`.
+.. image:: images/sphx_glr_plot_two_point_quartic_002.png
+   :alt: A map of the rates that converge from each start, and where the speed-up ends
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_two_point_quartic_002.png
 
-- Gradient descent: :math:`\Delta_i \leftarrow (1 - \eta \Delta_i^2) \Delta_i`. It needs
-  :math:`\eta \Delta_1^2 < 2`, that is :math:`\eta < 2 / y_1^2`, and at this rate the second
-  coordinate is slow: :math:`\Delta_2 \approx 1 / \sqrt{2 \eta k}` after :math:`k` steps.
-- Depth two: :math:`w \leftarrow w - \eta \|w\| (p + \mathrm{Pr}_w p)` with the gradient
-  :math:`p`. While :math:`w \approx (w_1, 0)` this is
-  :math:`\Delta_1 \leftarrow (1 - 2 \eta w_1 \Delta_1^2) \Delta_1`. At the start :math:`w_1` is
-  only :math:`\epsilon_1`: a rate of :math:`\eta = 1 / (2 \epsilon_1 y_1^2)` takes the first
-  coordinate to its target in one step, and twice that is too much.
-- From then on :math:`\|w\| \approx y_1` and
-  :math:`\Delta_2 \leftarrow (1 - \eta y_1 \Delta_2^2) \Delta_2`: gradient descent with the learning
-  rate :math:`\eta y_1 = 1 / (2 \epsilon_1 y_1)`, larger than :math:`2 / y_1^2` by the factor
-  :math:`y_1 / (4 \epsilon_1)`, the predicted speed-up.
-- The second coordinate must be stable too. The projection on :math:`w` took it half way in the
-  first step, so that is :math:`\eta y_1 (y_2 / 2)^2 < 2`, or
-  :math:`\epsilon_1 > y_2^2 / (16 y_1)`. This ends the prediction at a speed-up of
-  :math:`4 (y_1 / y_2)^2`.
+The guide tells :doc:`what depth does </guide/depth>` and :doc:`how long a step may be
+</guide/steps>`, and the theory has :ref:`the formula for one output <special>`. The code uses
+`riemdln.DeepLinearMetric`.
 
-All of this shows below. But the heuristic looks at the start and at the end of the way, and at a
-start that already points to the target. In between, :math:`w_1 \Delta_1^2` is much larger, so that
-a large rate is stable only if one step jumps over it. And the update is the one of the end-to-end
-matrix, which a step of the layers follows up to :math:`O(\eta^2)`; here :math:`\eta` is not small.
-
-Run it with ``python examples/plot_two_point_quartic.py``; it writes
-``plot_two_point_quartic.png`` to the current folder.
+Run it with ``python examples/plot_two_point_quartic.py``; it writes ``plot_two_point_quartic.png``
+and ``plot_two_point_quartic_limits.png``.
 """
+
+# %%
+# The heuristic
+# -------------
+# Arora, Cohen and Hazan (2018) explain the acceleration by depth on two training points with one
+# coordinate each,
+#
+# .. math:: E(w) = \tfrac14 (w_1 - y_1)^4 + \tfrac14 (w_2 - y_2)^4, \qquad y_1 \gg y_2 > 0,
+#
+# and a network of depth two. Let a run start near zero, at :math:`w = (\epsilon_1 / y_1) \, y`, so
+# that :math:`\epsilon_1` is the distance of :math:`w_1` from zero, and write
+# :math:`\Delta_i = w_i - y_i`.
+#
+# - Gradient descent: :math:`\Delta_i \leftarrow (1 - \eta \Delta_i^2) \Delta_i`. It needs
+#   :math:`\eta \Delta_1^2 < 2`, that is :math:`\eta < 2 / y_1^2`. At this rate the second
+#   coordinate is slow: :math:`\Delta_2 \approx 1 / \sqrt{2 \eta k}` after :math:`k` steps.
+# - Depth two: :math:`w \leftarrow w - \eta \|w\| (p + \mathrm{Pr}_w p)` with the gradient
+#   :math:`p`. While :math:`w \approx (w_1, 0)` this is
+#   :math:`\Delta_1 \leftarrow (1 - 2 \eta w_1 \Delta_1^2) \Delta_1`. At the start :math:`w_1` is
+#   only :math:`\epsilon_1`: a rate of :math:`\eta = 1 / (2 \epsilon_1 y_1^2)` takes the first
+#   coordinate to its target in one step, and twice that is too much.
+# - From then on :math:`\|w\| \approx y_1` and
+#   :math:`\Delta_2 \leftarrow (1 - \eta y_1 \Delta_2^2) \Delta_2`. This is gradient descent with
+#   the learning rate :math:`\eta y_1 = 1 / (2 \epsilon_1 y_1)`. It is larger than
+#   :math:`2 / y_1^2` by the factor :math:`y_1 / (4 \epsilon_1)`, the predicted speed-up.
+# - The second coordinate must be stable too. The projection on :math:`w` took it half way in the
+#   first step, so that is :math:`\eta y_1 (y_2 / 2)^2 < 2`, or
+#   :math:`\epsilon_1 > y_2^2 / (16 y_1)`. This ends the prediction at a speed-up of
+#   :math:`4 (y_1 / y_2)^2`.
+#
+# The heuristic looks at the start and at the end of the way, and at a start that already points to
+# the target. In between, :math:`w_1 \Delta_1^2` is much larger, so that a large rate is stable only
+# if one step jumps over it. And the update is the one of the end-to-end matrix, which a step of the
+# layers follows up to :math:`O(\eta^2)`; here :math:`\eta` is not small.
 
 # %%
 # Descent, many runs at a time
 # ----------------------------
 # The metric takes stacks of matrices, so one loop runs any number of starts, targets and learning
-# rates. The unit of length is y_2.
+# rates. The unit of length is :math:`y_2`.
 
 from itertools import islice
 
@@ -103,10 +122,11 @@ def edge(depth, starts, targets, stable, unstable):
 # %%
 # The largest stable learning rates
 # ---------------------------------
-# For gradient descent the prediction is exact once y_1 is replaced by the distance y_1 - eps_1 at
-# the start. At depth two the stable rates end a little above the predicted one. Its step may miss
-# the target by the delta for which eta (y_1 + delta) delta^2 = 1, about sqrt(2 eps_1 y_1), so
-# they should end higher by the factor 1 + sqrt(2 eps_1 / y_1).
+# For gradient descent the prediction is exact once :math:`y_1` is replaced by the distance
+# :math:`y_1 - \epsilon_1` at the start. At depth two the stable rates end a little above the
+# predicted one. Its step may miss the target by the :math:`\delta` for which
+# :math:`\eta (y_1 + \delta) \delta^2 = 1`, about :math:`\sqrt{2 \epsilon_1 y_1}`. So they should
+# end higher by the factor :math:`1 + \sqrt{2 \epsilon_1 / y_1}`.
 
 Y1 = 32.0
 ratios = np.geomspace(1e-3, 1e-1, 7)
@@ -126,10 +146,11 @@ assert error < 1e-6
 assert np.allclose(upper / predicted, 1 + np.sqrt(2 * ratios), rtol=0.08)
 
 # %%
-# But not every smaller rate is stable. One step must jump over what lies between, where
-# w_1 Delta_1^2 is up to 4 y_1^3 / 27. On a map of all starts and all rates the predicted one is a
-# thin tongue. What is stable from every start is a rate of 5.2 / y_1^3: then
-# :math:`|1 - 2 \eta w_1 \Delta_1^2|` < 1 at all w_1 from zero to the largest that a step can reach.
+# Not every smaller rate is stable. One step must jump over what lies between, where
+# :math:`w_1 \Delta_1^2` is up to :math:`4 y_1^3 / 27`. On a map of all starts and all rates the
+# predicted rate lies in a band that gets narrow near zero. A rate of :math:`5.2 / y_1^3` is stable
+# from every start: then :math:`|1 - 2 \eta w_1 \Delta_1^2| < 1` at all :math:`w_1` from zero to the
+# largest that a step can reach.
 
 
 def excess(scale):
@@ -154,9 +175,9 @@ assert np.all(stable[map_scales < always])
 assert np.all(near_zero < 4 * always)
 
 # %%
-# The direction of the start matters as well. At the angle a from the first axis the projection on w
-# throws the second coordinate to y_1 tan(a) / 2 in the first step, and it may be no farther than
-# (2 / (eta y_1))^(1/2) = 2 (eps_1 y_1)^(1/2) from its target.
+# The direction of the start matters as well. At the angle :math:`\alpha` from the first axis the
+# projection on w throws the second coordinate to :math:`y_1 \tan(\alpha) / 2` in the first step. It
+# may be no farther from its target than :math:`(2 / (\eta y_1))^{1/2} = 2 (\epsilon_1 y_1)^{1/2}`.
 
 angles = np.radians(np.linspace(-89.5, 89.5, 180))
 size = Y1 / 300
@@ -174,11 +195,11 @@ assert len(good) < 0.2 * len(angles)
 # %%
 # The speed-up
 # ------------
-# The steps until both coordinates are, and stay, within y_2 / 10 of their targets: of gradient
-# descent at its rate 2 / y_1^2, and of the end-to-end update at the predicted rate and at the one
-# that every start allows. The first speed-up is the predicted one as long as the second coordinate
-# is stable, and larger just before it is not, where a few steps lead it straight to its target. The
-# second is 5.2 / 2 whatever y_1 and eps_1 are.
+# It counts the steps until both coordinates are, and stay, within :math:`y_2 / 10` of their
+# targets. Gradient descent has its rate :math:`2 / y_1^2`. The end-to-end update has the predicted
+# rate, or the one that is stable from every start. The first speed-up is the predicted one as long
+# as the second coordinate is stable. It is larger just before the limit, where a few steps lead
+# that coordinate straight to its target. The second speed-up is 5.2 / 2 from every start.
 
 
 def steps_until(points, targets, limit):
@@ -229,9 +250,10 @@ assert np.all(lost == 0)
 # %%
 # The layers of a real network
 # ----------------------------
-# A step of the two balanced layers takes w_1 to eps_1 (1 + eta y_1^3)^2, so that the first
-# coordinate arrives in one step at the smaller rate eta = (y_1 / eps_1)^(1/2) / y_1^3. The speed-up
-# is then (y_1 / eps_1)^(1/2) / 2 only.
+# A step of the two balanced layers takes :math:`w_1` to :math:`\epsilon_1 (1 + \eta y_1^3)^2`. So
+# the first coordinate arrives in one step at the smaller rate
+# :math:`\eta = (y_1 / \epsilon_1)^{1/2} / y_1^3`. The speed-up is then only
+# :math:`(y_1 / \epsilon_1)^{1/2} / 2`.
 
 wide = inverse_ratios > 30
 network = starts[-1][wide], targets[-1][wide], np.sqrt(inverse_ratios[wide]) / Y1**3
@@ -245,123 +267,91 @@ print(
 assert abs(layer_slope - 0.5) < 0.03
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# Grey lines are predictions.
 
-BLACK, BLUE, SKY = "#000000", "#0072B2", "#56B4E9"
-figure, axes = plt.subplots(2, 2, figsize=(12, 9.5), layout="constrained")
-(loss, rate_map), (gain, kinds) = axes
+BLACK, BLUE, SKY, GREEN = "#000000", "#0072B2", "#56B4E9", "#009E73"
+NEARNESS = r"nearness of the start to zero, $y_1 / \epsilon_1$"
+guide = inverse_ratios[[0, -1]]
+figure, (loss, gain) = plt.subplots(1, 2, figsize=(9, 5.2), layout="constrained")
 
 one = 1, 6  # y_1 = 16 y_2, eps_1 = y_1 / 316
 start, target, length, inverse_ratio = starts[one], targets[one], y1[one], inverse[one]
-for points, colour, style, label in (
-    (descent(1, start, target, 2 / length**2), BLACK, "-", "gradient descent"),
-    (
-        descent(2, start, target, always / length**3),
-        BLUE,
-        "--",
-        "depth 2, the rate that every start allows",
-    ),
+for points, colour, label in (
+    (descent(1, start, target, 2 / length**2), BLACK, "gradient descent (depth 1)"),
+    (descent(2, start, target, always / length**3), GREEN, "depth 2, rate safe from every start"),
     (
         layer_descent(start, target, np.sqrt(inverse_ratio) / length**3),
         SKY,
-        "-",
-        "depth 2, the layers at their predicted rate",
+        "depth 2, layers, predicted rate",
     ),
     (
         descent(2, start, target, inverse_ratio / (2 * length**3)),
         BLUE,
-        "-",
-        "depth 2, end to end at the predicted rate",
+        "depth 2, one matrix, predicted rate",
     ),
 ):
     losses = [np.sum((w - target) ** 4) / 4 for w in islice(points, 4000)]
-    loss.loglog(np.arange(1, 4001), losses, style, color=colour, label=label)
-loss.axhline(1 / 4, color="0.5", linewidth=0.8, linestyle=":")
-loss.annotate(
-    "second coordinate at the start",
-    (4000, 0.3),
-    ha="right",
-    color="0.35",
-    fontsize=9,
+    loss.loglog(np.arange(1, 4001), losses, color=colour, label=label)
+loss.set_title(
+    rf"Losses for $y_1 = {length:.0f} \, y_2$, nearness {inverse_ratio:.0f}", fontsize=11
 )
-loss.set(
-    title="With the first coordinate fitted, depth two\nspeeds up the second "
-    rf"($y_1 = {length:.0f} \, y_2$, $\epsilon_1 = y_1 / {inverse_ratio:.0f}$)",
-    xlabel="step, counted from one",
-    ylabel="loss / $y_2^4$",
-    ylim=(1e-6, 1e6),
-)
+loss.set(xlabel="step, counted from one", ylabel="loss / $y_2^4$", ylim=(1e-6, 1e6))
 
-shades = ListedColormap(["white", "#BBD7EA"])
-rate_map.pcolormesh(map_ratios, map_scales, stable, cmap=shades, rasterized=True)
-label = r"predicted: $\eta = 1 / (2 \epsilon_1 y_1^2)$"
-rate_map.loglog(map_ratios, 1 / (2 * map_ratios), color=BLUE, label=label)
-label = rf"stable from every start: $\eta < {always:.2f} / y_1^3$"
-rate_map.axhline(always, color=BLUE, linestyle="--", label=label)
-label = r"second coordinate: $\eta < 8 / (y_1 y_2^2)$"
-rate_map.axhline(8 * Y1**2, color="0.4", linestyle=":", label=label)
+for predicted, gained, ratios, marker, colour in (
+    (guide / 4, gains[-1], inverse_ratios, "o", BLUE),
+    (np.sqrt(guide) / 2, layer_gains, inverse_ratios[wide], "D", SKY),
+    (np.full(2, always / 2), safe_gains[-1], inverse_ratios, "s", GREEN),
+):
+    gain.loglog(guide, predicted, color="0.6", linewidth=1)
+    arrived = gained > 0
+    gain.loglog(ratios[arrived], gained[arrived], marker, color=colour, markersize=5)
+gain.axhline(1, color=BLACK)
+gain.set_title(rf"Speed-ups for $y_1 = {Y1:.0f} \, y_2$ (grey: predicted)", fontsize=11)
+gain.set(xlabel=NEARNESS, ylabel="speed-up over gradient descent")
+for panel in (loss, gain):
+    panel.grid(alpha=0.25)
+figure.legend(frameon=False, loc="outside lower center", ncols=2)
+figure.suptitle(
+    "At the predicted rate depth two is faster, the more so the nearer to zero it starts"
+)
+figure.savefig("plot_two_point_quartic.png", dpi=150)
+
+# %%
+# The limit of each length, beyond which the second coordinate is unstable, has the length's colour.
+
+figure, (rate_map, limits) = plt.subplots(1, 2, figsize=(9, 5.2), layout="constrained")
+shades = ListedColormap(["white", "#D9D9D9"])
+rate_map.pcolormesh(1 / map_ratios, map_scales, stable, cmap=shades, rasterized=True)
+rate_map.loglog(1 / map_ratios, 1 / (2 * map_ratios), color="0.3", label="predicted")
+rate_map.axhline(always, color=GREEN, label="rate safe from every start")
+rate_map.axhline(8 * Y1**2, color=BLUE, linestyle=":")
+rate_map.set_title("Rates that converge (shaded)", fontsize=11)
 rate_map.set(
-    title="The predicted rate is stable, on a tongue that gets thin;\n"
-    rf"many smaller rates are not (shaded: converges; $y_1 = {Y1:.0f} \, y_2$)",
-    xlabel=r"start, $\epsilon_1 / y_1$",
-    ylabel=r"learning rate, $\eta \, y_1^3$",
-    xlim=map_ratios[[0, -1]],
+    xlabel=NEARNESS,
+    ylabel=r"learning rate, in units of $1 / y_1^3$",
+    xlim=1 / map_ratios[[-1, 0]],
     ylim=map_scales[[0, -1]],
 )
-
-guide = inverse_ratios[[0, -1]]
-gain.loglog(guide, guide / 4, color="0.5", label=r"predicted: $y_1 / (4 \epsilon_1)$")
-for row, (marker, size) in enumerate((("^", 11), ("s", 8), ("o", 5))):
-    label = rf"$y_1 = {lengths[row]:.0f} \, y_2$"
+limits.loglog(guide, guide / 4, color="0.3")
+for row, (marker, colour) in enumerate((("^", "#CC79A7"), ("s", "#E69F00"), ("o", BLUE))):
     arrived = gains[row] > 0
-    style = {"color": BLUE, "markersize": size, "fillstyle": "none" if row < 2 else "full"}
-    gain.loglog(inverse_ratios[arrived], gains[row][arrived], marker, label=label, **style)
-    gain.axvline(16 * lengths[row] ** 2, color="0.4", linewidth=0.8, linestyle=":")
-    gain.annotate(
-        rf"${lengths[row]:.0f} \, y_2$: not beyond",
-        (16 * lengths[row] ** 2, 2.2),
-        rotation=90,
-        ha="right",
-        va="bottom",
-        color="0.35",
-        fontsize=9,
-    )
-gain.set(
-    title="The speed-up at the predicted rate is the predicted one,\n"
-    "until the second coordinate is unstable",
-    xlabel=r"nearness of the start to zero, $y_1 / \epsilon_1$",
-    ylabel="speed-up over gradient descent",
-)
-
-predicted = (
-    r"predicted: $y_1 / (4 \epsilon_1)$, $(y_1 / \epsilon_1)^{1/2} / 2$ and " + f"{always / 2:.2f}"
-)
-kinds.loglog(guide, guide / 4, color="0.5", label=predicted)
-kinds.loglog(guide, np.sqrt(guide) / 2, color="0.5")
-kinds.loglog(guide, np.full(2, always / 2), color="0.5")
-for gained, ratios, marker, colour, label in (
-    (gains[-1], inverse_ratios, "o", BLUE, "end to end, predicted rate"),
-    (layer_gains, inverse_ratios[wide], "D", SKY, "layers, their predicted rate"),
-    (safe_gains[-1], inverse_ratios, "s", BLUE, "end to end, the rate that every start allows"),
-):
-    arrived = gained > 0
-    kinds.loglog(
-        ratios[arrived],
-        gained[arrived],
+    limits.loglog(
+        inverse_ratios[arrived],
+        gains[row][arrived],
         marker,
         color=colour,
-        fillstyle="none" if marker == "s" else "full",
-        label=label,
+        markersize=10 - 2.5 * row,
+        label=rf"$y_1 = {lengths[row]:.0f} \, y_2$",
     )
-kinds.set(
-    title="The layers of a real network gain the square root,\n"
-    "and what is stable from every start a constant factor",
-    xlabel=r"nearness of the start to zero, $y_1 / \epsilon_1$",
-    ylabel=rf"speed-up over gradient descent ($y_1 = {Y1:.0f} \, y_2$)",
-)
-for panel in axes.flat:
-    panel.legend(frameon=False, loc="upper right" if panel in axes[0] else "upper left")
+    limits.axvline(16 * lengths[row] ** 2, color=colour, linestyle=":")
+limits.set_title("Speed-ups at the predicted rate", fontsize=11)
+limits.set(xlabel=NEARNESS, ylabel="speed-up over gradient descent")
+for panel in (rate_map, limits):
     panel.grid(alpha=0.25)
-figure.savefig("plot_two_point_quartic.png", dpi=150)
+limits.plot([], [], color="0.3", linestyle=":", label="limit of the second coordinate")
+figure.legend(frameon=False, loc="outside lower center", ncols=3)
+figure.suptitle("The predicted speed-up needs a rate in a narrow band, and ends at a limit")
+figure.savefig("plot_two_point_quartic_limits.png", dpi=150)
 plt.show()
