@@ -2,6 +2,14 @@ r"""
 Ratings: depth makes up for a rank that is set too large
 ========================================================
 
+Ratings of items by users are predicted from few of them, by a matrix of low rank. If the rank is
+set too large, depth 1 fits noise and depth 3 hardly minds.
+
+.. image:: images/sphx_glr_plot_ratings_001.png
+   :alt: Test errors by iteration and by rank, training error by time, singular values, by depth
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_ratings_001.png
+
 A matrix of ratings, users by items, is known in few of its entries. To predict the others it is
 completed at a rank :math:`k`,
 
@@ -15,16 +23,18 @@ depths 1, 2 and 3 from one small start, stops each run where the error on valida
 least, and compares the errors on test entries.
 
 It shows the implicit regularization of depth (Arora, Cohen, Hu and Luo, NeurIPS 2019): from a small
-start the large singular values grow first, the more so the deeper. So a rank that is too large
-spoils depth 1 and hardly harms depth 3. With a rank that is chosen well, depth gains nothing here.
+start the large singular values grow first, the more so the deeper. With a rank that is chosen well,
+depth gains nothing here.
 
-The ratings are synthetic. ``--data PATH`` reads others, a line for each, of user, item and rating,
+The guide has a page on :doc:`matrices of fixed rank </guide/fixed_rank>`, and the theory a section
+on :ref:`the flow of singular values <flow>`. The classes are `riemdln.FixedRank` and
+`riemdln.MatrixCompletion`.
+
+Run it with ``python examples/plot_ratings.py``; it writes ``plot_ratings.png``. The ratings are
+synthetic. ``--data PATH`` reads others, a line for each, of user, item and rating,
 separated by commas, tabs or ``::``. Further columns, such as a timestamp, are not read, and a first
 line whose rating is no number is a header. Users and items may be called anything and are numbered
 in the order in which they appear. If a user rates an item more than once, the last rating counts.
-
-Run it with ``python examples/plot_ratings.py``; it writes ``plot_ratings.png`` to the current
-folder.
 """
 
 # %%
@@ -304,67 +314,65 @@ assert arguments.data or all(claims.values())
 # %%
 # The figure
 # ----------
+
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00"], strict=True))
-plt.rcParams.update({"font.size": 11, "axes.titlesize": 12})
-figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
-(along, timed), (values, ranks) = axes
+figure, axes = plt.subplots(2, 2, figsize=(9, 7.8), layout="constrained")
+(ranks, along), (values, timed) = axes
 
 for geometry, colour in COLOURS.items():
     label = geometry + " (Euclidean)" * (geometry == "depth 1")
     run = runs["SteepestDescent", geometry]
-    along.plot(run.test, color=colour, label=label)
+    along.plot(run.test, color=colour)
     along.plot(run.stop, run.test[run.stop], "o", color=colour)
-    values.semilogy(range(1, LARGE + 1), run.singular_values, ".-", color=colour, label=label)
+    values.semilogy(range(1, LARGE + 1), run.singular_values, ".-", color=colour)
     run = runs["ConjugateGradient", geometry]
-    timed.plot(run.seconds, run.train, color=colour, label=label)
+    timed.plot(run.seconds, run.train, color=colour)
     timed.plot(*trust_regions[geometry], "^", color=colour, markersize=8)
     ranks.plot(RANKS, chosen[geometry], "o-", color=colour, label=label)
-for panel, method, errors in (
-    (along, "SteepestDescent", "test"),
-    (timed, "ConjugateGradient", "train"),
-):
-    run = runs[method, "FixedRankEmbedded"]
-    x = run.seconds if panel is timed else np.arange(len(run.test))
-    panel.plot(
-        x, getattr(run, errors), ":", color="#E69F00", linewidth=2.5, label="FixedRankEmbedded"
-    )
-along.plot([], [], "o", color="0.5", label="least validation error")
-timed.plot([], [], "^", color="0.5", markersize=8, label="after 8 iterations of trust regions")
+THEIRS = {"color": "#E69F00", "linestyle": ":", "linewidth": 2.5}
+along.plot(runs["SteepestDescent", "FixedRankEmbedded"].test, **THEIRS)
+run = runs["ConjugateGradient", "FixedRankEmbedded"]
+timed.plot(run.seconds, run.train, **THEIRS)
+ranks.plot([], [], label="FixedRankEmbedded", **THEIRS)
+ranks.plot([], [], color="0.5", linestyle="--", label="user and item means")
 for panel in (along, ranks):
-    panel.axhline(error_of_means, color="0.5", linestyle="--", label="user and item means")
+    panel.axhline(error_of_means, color="0.5", linestyle="--")
 
 titles = (
-    f"At rank {LARGE} depth comes to a lower test error\nbefore it fits noise",
-    "Conjugate gradients and trust regions\nagainst time, which depends on the machine",
+    "Depth 3 hardly minds the rank",
+    f"At rank {LARGE} depth 1 fits noise early",
     "Depth keeps all but few singular values small",
-    "Depth 3 hardly minds the rank;\nat its best rank, depth 1 is as good",
+    "Depth costs little time (machines differ)",
 )
 if not all(claims.values()):
-    titles = "Test error", "Training error", "Singular values", "Test error and rank"
+    titles = "Test error and rank", "Test error", "Singular values", "Training error"
 for panel, title in zip(axes.flat, titles, strict=True):
     panel.set_title(title)
+ranks.set(xlabel="rank k", ylabel="test error at the stop", xscale="log")
+ranks.set_xticks(RANKS, RANKS)
+ranks.minorticks_off()
 along.set(
-    xlabel="iteration of steepest descent",
+    xlabel="iteration of steepest descent (dots: the stop)",
     ylabel="test error (root mean square)",
     ylim=(None, 1.2 * error_of_means),
 )
-timed.set(xlabel="seconds (conjugate gradients)", ylabel="training error (root mean square)")
 values.set(
-    xlabel="i",
-    ylabel="singular value $s_i$ at the least validation error",
-    xticks=range(1, LARGE + 1, 2),
+    xlabel="number i of the singular value",
+    ylabel="singular value $s_i$ at the stop",
+    xticks=range(1, LARGE + 1, 3),
 )
-ranks.set(
-    xlabel="rank k",
-    ylabel="test error at the least validation error",
-    xscale="log",
-    xticks=RANKS,
-    xticklabels=RANKS,
+timed.set(
+    xlabel="seconds of conjugate gradients\n(triangles: of trust regions)",
+    ylabel="training error (root mean square)",
 )
-ranks.minorticks_off()
 for panel in axes.flat:
-    panel.legend(frameon=False)
     panel.grid(alpha=0.25)
-figure.suptitle(f"Completion of {name}: {shape[0]} users, {shape[1]} items", fontsize=14)
+figure.legend(frameon=False, ncols=5, columnspacing=1.2, loc="outside lower center")
+figure.suptitle(
+    "Depth makes up for a rank that is set too large"
+    if all(claims.values())
+    else f"Completion of {name}: {shape[0]} users, {shape[1]} items",
+    fontsize=13,
+)
 figure.savefig("plot_ratings.png", dpi=150)
 plt.show()
