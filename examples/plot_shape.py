@@ -3,9 +3,8 @@ The shape of g^N: curved both ways, away from lower rank
 ========================================================
 
 At every depth above 1 the space of matrices under :math:`g^N` is curved, positively in some planes
-and negatively in others, and at finite depths without bound where two singular values vanish.
-Its shortest paths keep away from lower rank, which straight lines dive into, and the
-deeper, the more does it count how small a small singular value is.
+and negatively in others. Its shortest paths keep away from lower rank, which straight lines dive
+into.
 
 .. image:: images/sphx_glr_plot_shape_001.png
    :alt: Curvature: extremes of 2 x 2 matrices, bounds near lower rank, random planes, geodesics
@@ -21,6 +20,9 @@ deeper, the more does it count how small a small singular value is.
    :alt: Maps of twelve matrices by their distances, Euclidean and at infinite depth
    :class: figures-first
    :target: ../_images/sphx_glr_plot_shape_003.png
+
+At finite depths curvature is without bound where two singular values vanish. The deeper, the more
+does it count how small a small singular value is.
 
 The guide tells how to ask for :doc:`geodesics, distances and curvature </guide/geodesics>`, and the
 theory has the :ref:`equations of geodesics <geodesics>` and :ref:`of curvature <curvature>`.
@@ -327,9 +329,10 @@ COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", np.inf: "#CC79A7"}
 NAMES = {1: "depth 1: straight lines", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
 
 
-def finished(figure, panels, name):
-    for panel in panels:
+def finished(figure, title, name):
+    for panel in figure.axes:
         panel.grid(alpha=0.25)
+    figure.suptitle(title, fontsize=13)
     figure.savefig(f"plot_shape_{name}.png", dpi=150)
 
 
@@ -363,7 +366,7 @@ for line, name in (("-", "two values small"), (":", "one value small")):
 for line, name in (("-", r"$2 \times 2$"), ("--", r"$3 \times 3$")):
     share.plot([], [], line, color="0.4", label=name)
 both.set(
-    title="Planes of both signs at every depth",
+    title="2 x 2 matrices have planes of both signs",
     xlabel="$s_2 / s_1$ of $2 \\times 2$ matrices, $s_1 = 1$",
     ylabel="curvature, least to largest",
 )
@@ -389,7 +392,7 @@ both.invert_xaxis()
 rank.invert_xaxis()
 for panel in (both, rank, share):
     panel.legend(frameon=False)
-finished(figure, (both, rank, share, apart_by), "curvature")
+finished(figure, "The space of matrices is curved both ways, at every depth above 1", "curvature")
 
 figure, ((way, worst), (turned, end)) = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained")
 shown = np.argmin(smallest[1].min(axis=1))
@@ -410,7 +413,7 @@ way.set(
     ylabel="smallest singular value",
 )
 worst.set(
-    title="... nor do they between other pairs",
+    title="Nor do they between other pairs",
     xlabel=f"{RANDOM_PAIRS} random pairs, the worst first",
     ylabel="least on the way / at the smaller end",
 )
@@ -424,7 +427,7 @@ end.set(
     xlabel="time",
     ylabel="smallest singular value",
 )
-finished(figure, (way, worst, turned, end), "geodesics")
+finished(figure, "Deep geodesics keep away from lower rank", "geodesics")
 
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
 SHADES = ["#440154", "#31688e", "#35b779", "#dfa60c"]
@@ -438,6 +441,6 @@ for panel, places in zip(panels, maps.values(), strict=True):
     panel.set_aspect("equal", adjustable="datalim")
 panels[0].set_title("Euclidean: one place for each frame (shapes)")
 panels[1].set_title(r"Infinite depth: the first axis is $\ln s_2$")
-panels[1].legend(frameon=False)
-finished(figure, panels, "distances")
+panels[1].legend(frameon=False, loc="lower right")
+finished(figure, "At infinite depth it counts how small a singular value is", "distances")
 plt.show()
