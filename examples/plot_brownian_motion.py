@@ -52,7 +52,7 @@ Run it with ``python examples/plot_brownian_motion.py``; it writes ``plot_browni
 # --------------------
 # 2,000 copies of one matrix move for a unit of time. The start is another matrix at each depth, so
 # that :math:`\rho` starts at 1.5 and 0.75. Brownian motion has no cost: the manifold stands in for
-# the problem. It has no entropy, and beta = 2.
+# the problem. There is no entropy, and :math:`\beta = 2`.
 
 import matplotlib.pyplot as plt
 import numpy as np

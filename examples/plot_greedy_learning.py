@@ -76,7 +76,7 @@ def matrices(flow):
 
 
 # %%
-# The points that a run comes by have the strongest modes. At depth 2 all but the last are strict
+# A run comes by the critical points of the strongest modes. At depth 2 all but the last are strict
 # saddles. At depth 3 they have no direction of negative curvature.
 
 by_rank = [range(k) for k in range(4)]

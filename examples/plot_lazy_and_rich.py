@@ -42,8 +42,8 @@ Run it with ``python examples/plot_lazy_and_rich.py``; it writes ``plot_lazy_and
 # that starts from zero and knows of no layers. The other side is a network that knows of no
 # metric.
 #
-# All motion of the layers is in the space of the rows of W_2 and the columns of W_1, which has
-# eight dimensions. So a flow of any width costs that of eight hidden neurons.
+# The rows of :math:`W_2` and the columns of :math:`W_1` span a space of eight dimensions, and never
+# leave it. So a flow of any width costs as much as one of eight hidden neurons.
 
 import matplotlib.pyplot as plt
 import numpy as np

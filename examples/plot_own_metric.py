@@ -30,9 +30,9 @@ Run it with ``python examples/plot_own_metric.py``; it writes ``plot_own_metric.
 # %%
 # One method is enough
 # --------------------
-# A metric is a subclass of ``Metric`` with the method ``sharp``, which is :math:`A_W`. It is to be
-# written in ``autograd.numpy``, because its derivatives, which Hessians and geodesics need, come by
-# automatic differentiation. Its inverse ``flat`` solves a linear system.
+# A metric is a subclass of ``Metric`` with the method ``sharp``, which is :math:`A_W`. Write it in
+# ``autograd.numpy``: Hessians and geodesics need its derivatives, which come by automatic
+# differentiation. Its inverse ``flat`` solves a linear system.
 
 import autograd.numpy as anp
 import matplotlib.pyplot as plt
@@ -74,11 +74,11 @@ assert check.inverse < 1e-10
 assert check.derivative < 1e-8
 
 # %%
-# A cometric that is not symmetric belongs to no metric, and is found out.
+# A cometric that is not symmetric belongs to no metric. The check finds it.
 
 
 class Lopsided(riemdln.Metric):
-    """What is no metric."""
+    """No metric: ``sharp`` is not symmetric."""
 
     def sharp(self, W, P):
         """P + W P^T W W^T W."""
@@ -141,8 +141,8 @@ assert np.isclose(distance, np.arcsinh(3) - np.arcsinh(1), rtol=1e-9)
 # %%
 # A closed form for ``flat``
 # --------------------------
-# ``flat`` solves :math:`A_W(Y) = Z`. What can be solved directly should be: here it is one linear
-# system with m x m coefficients. Nothing is differentiated through ``flat``, so it is plain NumPy.
+# ``flat`` solves :math:`A_W(Y) = Z`, by default with m n x m n coefficients. Here m x m
+# coefficients are enough. Nothing is differentiated through ``flat``, so it is plain NumPy.
 
 
 class FasterRelative(Relative):

@@ -136,8 +136,9 @@ else:
 # What is completed
 # -----------------
 # 80 % of the ratings are for training, 10 % for validation and 10 % for test. The training ratings
-# give a mean for each user and each item, drawn towards zero where they are few. What these do not
-# explain is completed: from a start near zero, an entry that is not observed starts at the means.
+# give a mean for each user and each item, drawn towards zero where they are few. The rest, rating
+# less means, is completed. It starts near zero, so an entry that is not observed starts at the
+# means.
 
 rng = np.random.default_rng(0)
 train, validation, test = np.split(
@@ -210,9 +211,9 @@ print(
 # %%
 # Runs at a rank that is too large
 # --------------------------------
-# The validation error is least early on; after that all runs fit noise. At rank 20 the test error
-# is lower there the deeper, by steepest descent and by conjugate gradients. It takes deeper runs
-# more iterations, each of which takes as long as at depth 1.
+# The validation error is least early on; after that all runs fit noise. At rank 20 the deeper run
+# has the lower test error there, by steepest descent and by conjugate gradients. It takes deeper
+# runs more iterations, each of which takes as long as at depth 1.
 #
 # By conjugate gradients the runs of ``FixedRankEmbedded`` and depth 1 agree to the end, but an
 # iteration of ``FixedRankEmbedded`` takes longer, since it transports. Steepest descent does not
@@ -262,8 +263,8 @@ for optimizer in (SteepestDescent, ConjugateGradient):
         )
 
 # %%
-# Trust regions need the Hessian, which ``FixedRank`` has at every depth and ``FixedRankEmbedded``
-# has not. For the same training error they need no more iterations than conjugate gradients, but
+# Trust regions need the Hessian. ``FixedRank`` has it at every depth, ``FixedRankEmbedded`` does
+# not. For the same training error they need no more iterations than conjugate gradients, but
 # more time.
 
 print()
@@ -282,8 +283,8 @@ for geometry in DEPTHS:
 # %%
 # Which rank?
 # -----------
-# Steepest descent again. Depth 1 is best at ranks 2 and 3, and the worse the larger the rank.
-# Depth 3 is almost as good at rank 20 as at rank 2, where it is no better than depth 1.
+# Steepest descent again. Depth 1 is best at ranks 2 and 3, and gets worse with the rank.
+# Depth 3 is almost as good at rank 20 as at rank 2. At rank 2 it is no better than depth 1.
 
 print("\ntest error at the least validation error, rank", *(f"{k:8}" for k in RANKS))
 chosen = {}

@@ -1,10 +1,9 @@
 r"""
-The shape of g^N: curved both ways, away from lower rank
-========================================================
+The shape of the metric: curved both ways, away from lower rank
+===============================================================
 
 At every depth above 1 the space of matrices under :math:`g^N` is curved, positively in some planes
-and negatively in others. Its shortest paths keep away from lower rank, which straight lines dive
-into.
+and negatively in others. Its shortest paths keep away from lower rank, and straight lines do not.
 
 .. image:: images/sphx_glr_plot_shape_001.png
    :alt: Curvature: extremes of 2 x 2 matrices, bounds near lower rank, random planes, geodesics
@@ -21,8 +20,8 @@ into.
    :class: figures-first
    :target: ../_images/sphx_glr_plot_shape_003.png
 
-At finite depths curvature is without bound where two singular values vanish. The deeper, the more
-does it count how small a small singular value is.
+At finite depths curvature has no bound where two singular values vanish. The deeper the network,
+the more it matters how small a small singular value is.
 
 The guide tells how to ask for :doc:`geodesics, distances and curvature </guide/geodesics>`, and the
 theory has the :ref:`equations of geodesics <geodesics>` and :ref:`of curvature <curvature>`.
@@ -36,10 +35,10 @@ limit of :math:`N g^N`.
 # Planes of two singular values
 # -----------------------------
 # The curvature of a plane is positive where geodesics in it come together, and negative where they
-# part. At W = diag(s) the plane of two singular values is flat. With a vector u of it go two
-# turns, :math:`E_{12} + E_{21}`, which turns the left and the right singular vectors together, and
-# :math:`E_{12} - E_{21}`, which turns them apart. The curvature of the plane of u and a turn is a
-# quadratic form of the unit vector u, so three vectors determine it.
+# part. At W = diag(s) the plane of two singular values is flat. A vector u of it spans more planes
+# with two turns, :math:`E_{12} + E_{21}`, which turns the left and the right singular vectors
+# together, and :math:`E_{12} - E_{21}`, which turns them apart. The curvature of the plane of u and
+# a turn is a quadratic form of the unit vector u, so three vectors determine it.
 
 from itertools import combinations
 
@@ -147,8 +146,8 @@ for depth in DEPTHS:
 # %%
 # Random planes
 # -------------
-# Of planes of two random vectors at random 2 x 2 matrices about half are negatively curved, at
-# every depth, and of 3 x 3 matrices a third.
+# Take the plane of two random vectors at a random matrix. About half of these planes are negatively
+# curved at 2 x 2 matrices, and a third at 3 x 3 matrices, at every depth.
 
 planes = {}
 for n, count in ((2, 300), (3, 150)):
@@ -250,7 +249,7 @@ assert np.all(np.diff([values[:, 0] for values in middles.values()], axis=0) > 0
 # %%
 # Where geodesics end
 # -------------------
-# Followed on, a geodesic can come to lower rank in finite time, where :math:`g^N` ends. At depth 2
+# A geodesic that goes on can come to lower rank in finite time, where :math:`g^N` ends. At depth 2
 # some are known in closed form: from a positive definite W, with :math:`C C^T = C^T C`, that of the
 # velocity :math:`C W + W C` is
 #
@@ -423,7 +422,7 @@ turned.set(
     ylabel="singular values half-way",
 )
 end.set(
-    title="Followed on, geodesics can end,\nbut not at infinite depth",
+    title="Geodesics that go on can end,\nbut not at infinite depth",
     xlabel="time",
     ylabel="smallest singular value",
 )
@@ -442,5 +441,5 @@ for panel, places in zip(panels, maps.values(), strict=True):
 panels[0].set_title("Euclidean: one place for each frame (shapes)")
 panels[1].set_title(r"Infinite depth: the first axis is $\ln s_2$")
 panels[1].legend(frameon=False, loc="lower right")
-finished(figure, "At infinite depth it counts how small a singular value is", "distances")
+finished(figure, "At infinite depth it matters how small a singular value is", "distances")
 plt.show()

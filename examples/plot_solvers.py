@@ -173,9 +173,9 @@ assert counts["TrustRegions", 1] < counts["TrustRegions", 2] < counts["TrustRegi
 # Without derivatives: particle swarm and Nelder-Mead
 # ---------------------------------------------------
 # Both ask again and again for the geodesic between two points; for one row, as here, it is known in
-# closed form. The polar retraction never crosses matrices of lower rank, where g^N ends, and the
-# isometric transport keeps the lengths of the particles' velocities. Under the Euclidean metric a
-# straight step is the geodesic itself. The median is over nine seeds of the random points.
+# closed form. The polar retraction never crosses matrices of lower rank, where :math:`g^N` ends.
+# The isometric transport keeps the lengths of the particles' velocities. Under the Euclidean metric
+# a straight step is the geodesic itself. The median is over nine seeds of the random points.
 
 
 def derivative_free_run(optimizer, depth, seed):
@@ -219,7 +219,8 @@ for depth in DEPTHS:
 # -----------------
 # The condition number of the Hessian at the minimum says how fast steepest descent ends. The first
 # problem was one of a family, whose minimum turns from the flat direction to the steep one. Along
-# the flat one depth N divides the condition number by about N, along the steep one it multiplies.
+# the flat one depth N divides the condition number by about N, and along the steep one it
+# multiplies it by about N.
 
 
 def condition_number(depth, cost):
