@@ -24,7 +24,9 @@ At finite depths curvature has no bound where two singular values vanish. The de
 the more it matters how small a small singular value is.
 
 The guide tells how to ask for :doc:`geodesics, distances and curvature </guide/geodesics>`, and the
-theory has the :ref:`equations of geodesics <geodesics>` and :ref:`of curvature <curvature>`.
+theory has the :ref:`equations of geodesics <geodesics>` and :ref:`of curvature <curvature>`. The
+functions are `riemdln.geodesics.geodesic`, `riemdln.geodesics.geodesic_between`,
+`riemdln.geodesics.pairwise_distances` and `riemdln.geodesics.sectional_curvature`.
 
 Run it with ``python examples/plot_shape.py``; it writes ``plot_shape_curvature.png``,
 ``plot_shape_geodesics.png`` and ``plot_shape_distances.png``. At infinite depth the metric is the

@@ -2,8 +2,8 @@ r"""
 Five optimizers: depth helps steepest descent, sometimes
 ========================================================
 
-Depth N divides the condition number by about N where the minimum lies along the direction in which
-the cost is flattest, and multiplies it along the steepest one. Other optimizers gain little.
+Depth speeds up steepest descent where the minimum lies along the direction in which the cost is
+flat, and slows it down along a steep one. The other optimizers gain little.
 
 .. image:: images/sphx_glr_plot_solvers_001.png
    :alt: Paths of steepest descent at three depths, condition numbers by the angle of the minimum
@@ -18,9 +18,9 @@ the cost is flattest, and multiplies it along the steepest one. Other optimizers
 A manifold of riemdln serves every optimizer of pymanopt. This example runs all five on one strictly
 convex problem, a regression with the loss :math:`r^4 / 4 + r^2 / 2` on two strongly correlated
 inputs (W is 1 x 2), under the Euclidean metric (depth 1) and under :math:`g^N` (depths 2 and 3).
-Its minimum lies along the flat direction. There steepest descent needs half as many iterations at
-depth 2 and 3. Conjugate gradients need as many at all depths, and trust regions need more at
-greater depth.
+Its minimum lies along the flat direction. There depth N divides the condition number by about N,
+and steepest descent needs half as many iterations at depths 2 and 3. Conjugate gradients need as
+many at all depths, and trust regions need more at greater depth.
 
 The guide tells :doc:`how to use each optimizer </guide/solver>` and :doc:`what depth does
 </guide/depth>`, and the theory has :ref:`the metric of one row <special>`. The manifold is

@@ -2,8 +2,8 @@ r"""
 Weight decay of layers takes singular values to zero
 ====================================================
 
-Weight decay on the layers lowers the singular values of their product, and takes those below a
-threshold to zero: gently at depth 2, by a jump at greater depths.
+Weight decay on the layers takes small singular values of their product to zero. At depth 2 it does
+so gradually, at greater depths by a jump at a threshold.
 
 .. image:: images/sphx_glr_plot_weight_decay_001.png
    :alt: What is left of a singular value, by depth; thresholds; a flow that collapses
@@ -11,7 +11,8 @@ threshold to zero: gently at depth 2, by a jump at greater depths.
    :target: ../_images/sphx_glr_plot_weight_decay_001.png
 
 The guide tells how to use :doc:`weight decay </guide/weight_decay>`, and the theory has
-:ref:`its equations <decay>`.
+:ref:`its equations <decay>`. The functions are `riemdln.layer_decay`, `riemdln.collapse_threshold`
+and `riemdln.decayed_singular_value`.
 
 Run it with ``python examples/plot_weight_decay.py``; it writes ``plot_weight_decay.png``.
 """
