@@ -7,9 +7,14 @@ imbalance is from a multiple of the identity. Small random layers are as unbalan
 size, as large ones: they follow the path of :math:`g^N`, at another pace.
 
 .. image:: images/sphx_glr_plot_any_layers_001.png
-   :alt: Distances from flows of metrics, by the imbalance and by the scale, and balancing in time
+   :alt: Distances from flows of metrics, by the imbalance and by the scale of random layers
    :class: figures-first
    :target: ../_images/sphx_glr_plot_any_layers_001.png
+
+.. image:: images/sphx_glr_plot_any_layers_002.png
+   :alt: The imbalance in time under the flow that balances layers, with 3 and 4 hidden neurons
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_any_layers_002.png
 
 Gradient flow conserves :math:`D = W_2^T W_2 - W_1 W_1^T`. If :math:`D = c I` the end-to-end matrix
 :math:`W = W_2 W_1` moves by a metric, ``DeepLinearMetric(2, imbalance=c)``; for other layers the
@@ -20,7 +25,8 @@ The guide has a section on :doc:`layers that are not balanced </guide/networks>`
 :ref:`a bound and the equations <any-layers>`. The functions are :func:`~riemdln.velocity_error`,
 :func:`~riemdln.nearest_imbalance` and :func:`~riemdln.balancing_flow`.
 
-Run it with ``python examples/plot_any_layers.py``; it writes ``plot_any_layers.png``.
+Run it with ``python examples/plot_any_layers.py``; it writes ``plot_any_layers.png`` and
+``plot_any_layers_balancing.png``.
 """
 
 # %%
@@ -140,41 +146,49 @@ print(f"4 hidden neurons: power {slope:.2f} of the time")
 assert abs(slope + 1) < 0.05
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# They stand at the head of this page.
 
-figure, (departure, scale_panel, balance) = plt.subplots(
-    1, 3, figsize=(11, 4.6), layout="constrained"
-)
 blue, orange, grey = "#0072B2", "#D55E00", "0.55"
+figure, (departure, scale_panel) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
 departure.loglog(spreads, near, "o-", color=blue, label="from the nearest metric")
 departure.loglog(spreads, far, "s-", color=orange, label="from $g^2$")
 departure.set(
-    title="Layers stray in proportion\nto their imbalance",
-    xlabel="spread of the eigenvalues of $D$",
+    title="Flows part in proportion to the imbalance",
+    xlabel="spread of the eigenvalues of the imbalance $D$",
     ylabel="relative distance of the flows",
 )
-scale_panel.loglog(scales, at_equal_times, "s-", color=orange, label="at equal times")
-scale_panel.loglog(scales, at_equal_costs, "o-", color=blue, label="at equal costs")
+scale_panel.loglog(scales, at_equal_times, "s-", color=orange, label="from $g^2$, at equal times")
+scale_panel.loglog(
+    scales, at_equal_costs, "o--", color=orange, mfc="white", label="from $g^2$, at equal costs"
+)
 scale_panel.set(
-    title="Small random layers take the path\nof $g^2$, at another pace",
+    title="Small layers take the path at another pace",
     xlabel="scale of the random layers",
-    ylabel="relative distance from the flow of $g^2$",
+    ylabel="relative distance of the flows",
     ylim=(0.003, 0.5),
 )
-for (name, sizes), colour in zip(balancing.items(), (blue, orange), strict=True):
-    label = f"{name} hidden neurons"
-    balance.loglog(balancing_times[1:], sizes[1:], color=colour, label=label)
-balance.plot([30, 1000], [3 * balancing["4"][-1] / 0.03, 3 * balancing["4"][-1]], color=grey)
-balance.annotate("1 / t", (150, 24 * balancing["4"][-1]), color=grey)
-balance.set(
-    title="Balancing is fast, unless\nweights have to go (rank 3)",
-    xlabel="time",
-    ylabel="imbalance",
-    ylim=(1e-10, 20),
-)
-for panel in figure.axes:
-    panel.legend(frameon=False)
+figure.suptitle("Layers off balance nearly follow the flow of a metric", fontsize=13)
+for panel in (departure, scale_panel):
+    panel.legend(frameon=False, loc="lower right")
     panel.grid(alpha=0.25)
 figure.savefig("plot_any_layers.png", dpi=150)
+
+figure, balance = plt.subplots(figsize=(9, 4.2), layout="constrained")
+for (name, sizes), colour in zip(balancing.items(), ("#009E73", "#CC79A7"), strict=True):
+    wide = " (more than the rank of $W$)" if name == "4" else " (the rank of $W$)"
+    label = f"{name} hidden neurons{wide}"
+    balance.loglog(balancing_times[1:], sizes[1:], color=colour, label=label)
+balance.plot([30, 1000], [3 * balancing["4"][-1] / 0.03, 3 * balancing["4"][-1]], color=grey)
+balance.annotate("as 1 / time", (150, 24 * balancing["4"][-1]), color=grey)
+balance.set(
+    title="Balancing leaves $W$ as it is, and is fast unless weights have to go to zero",
+    xlabel="time of the balancing flow",
+    ylabel="imbalance of the layers",
+    ylim=(1e-10, 20),
+)
+balance.legend(frameon=False, loc="lower left")
+balance.grid(alpha=0.25)
+figure.savefig("plot_any_layers_balancing.png", dpi=150)
 plt.show()

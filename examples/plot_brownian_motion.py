@@ -2,6 +2,24 @@ r"""
 Brownian motion: the same singular values at every depth
 ========================================================
 
+Noise alone moves a matrix differently at each depth. But a power of its singular values has one law
+at all finite depths, that of a Gaussian matrix.
+
+.. image:: images/sphx_glr_plot_brownian_motion_001.png
+   :alt: Densities of powers of singular values at four depths, and of logarithms at infinite depth
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_brownian_motion_001.png
+
+.. image:: images/sphx_glr_plot_brownian_motion_002.png
+   :alt: Densities of the difference and of the ratio of two singular values
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_brownian_motion_002.png
+
+.. image:: images/sphx_glr_plot_brownian_motion_003.png
+   :alt: How often square and other matrices come near lower rank, and negative determinants
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_brownian_motion_003.png
+
 Brownian motion under :math:`g^N` is what noise alone does to a matrix:
 
 .. math:: dW = \tfrac12 \Delta_g W \, dt + A_W^{1/2} \, dB.
@@ -22,7 +40,11 @@ eigenvalues of a symmetric Gaussian matrix: this is the motion of Dyson (1962). 
 from both laws and compares. It shows how singular values repel each other, what depth makes of
 that, and which matrices come to lower rank.
 
-Run it with ``python examples/plot_brownian_motion.py``; it writes ``plot_brownian_motion.png``.
+The guide has a section on :doc:`Brownian motion </guide/noise>`, and the theory on :ref:`the law of
+its singular values <radial>`. The function is `riemdln.langevin_flow`.
+
+Run it with ``python examples/plot_brownian_motion.py``; it writes ``plot_brownian_motion_law.png``,
+``plot_brownian_motion_repulsion.png`` and ``plot_brownian_motion_rank.png``.
 """
 
 # %%
@@ -30,7 +52,7 @@ Run it with ``python examples/plot_brownian_motion.py``; it writes ``plot_browni
 # --------------------
 # 2,000 copies of one matrix move for a unit of time. The start is another matrix at each depth, so
 # that :math:`\rho` starts at 1.5 and 0.75. Brownian motion has no cost: the manifold stands in for
-# the problem. It has no entropy, and beta = 2.
+# the problem. There is no entropy, and :math:`\beta = 2`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -162,14 +184,26 @@ print("3 x 3, infinite depth: distances of ln s_i to Dyson's law", np.round(dist
 assert np.all(distances < 2.2 * scale)
 
 # %%
-# The figure
-# ----------
-# Grey: the exact law, and the standard error of 2,000 draws from it.
+# The figures
+# -----------
+# They stand at the head of this page. Grey: the exact law, and the standard error of 2,000 draws
+# from it.
 
 COLOURS = {1: "#000000", 2: "#0072B2", 2.5: "#009E73", 3: "#D55E00", np.inf: "#CC79A7"}
 MARKERS = {1: "o", 2: "s", 2.5: "^", 3: "D", np.inf: "o"}
-figure, axes = plt.subplots(3, 2, figsize=(9, 11), layout="constrained")
-(law, gap), (ratio, dyson), (rank, signs) = axes
+
+
+def two_panels(title):
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    return figure, *panels
+
+
+def finished(figure, name):
+    for panel in figure.axes:
+        panel.grid(alpha=0.25)
+        panel.legend(frameon=False)
+    figure.savefig(f"plot_brownian_motion_{name}.png", dpi=150)
 
 
 def shares(values, edges):
@@ -191,84 +225,83 @@ def draw(panel, values, edges, depth, **style):
     panel.plot(((edges[1:] + edges[:-1]) / 2)[some], height[some], linestyle="", **style)
 
 
+figure, law, dyson = two_panels("Noise gives singular values one law at all finite depths")
 edges = np.linspace(0, 5, 31)
 for i in (0, 1):
     draw_exact(law, exact[:, i], edges, label=None if i else "Gaussian matrix")
     for depth, values in wide.items():
         draw(law, values[:, i], edges, depth, label=None if i else f"depth {depth}")
-
-edges = np.linspace(0, 4, 33)
-draw_exact(gap, exact[:, 0] - exact[:, 1], edges, label="Gaussian matrix")
-gap.stairs(shares(apart, edges), edges, color="0.3", linestyle=":", label="of different copies")
-draw(gap, together, edges, 1, label="of one copy, all depths")
-
-edges = np.linspace(0, 10, 51)
-for depth, values in ratios.items():
-    ratio.stairs(shares(depth * exact_ratio, edges), edges, color=COLOURS[depth], linewidth=0.8)
-    draw(ratio, values, edges, depth, label=f"depth {depth}")
-
+law.set(
+    title="Finite depths: as of a Gaussian matrix",
+    xlabel=r"$\rho_i = N^{1/2} s_i^{1/N}$ of 2 x 4 matrices",
+    ylabel="density",
+    xlim=(0, 5),
+    ylim=(-0.02, 0.95),
+)
 edges = np.linspace(-2, 2, 41)
 for i in range(3):
     draw_exact(dyson, goe[:, i], edges, label=None if i else "symmetric Gaussian matrix")
     draw(dyson, logs[:, i], edges, np.inf, label=None if i else r"depth $\infty$")
+dyson.set(
+    title="Infinite depth: as of eigenvalues (Dyson)",
+    xlabel=r"$\ln s_i$ of 3 x 3 matrices",
+    ylabel="density",
+    xlim=(-2, 2),
+    ylim=(0, 1.5),
+)
+finished(figure, "law")
 
+figure, gap, ratio = two_panels("Singular values repel each other, the more the deeper")
+edges = np.linspace(0, 4, 33)
+draw_exact(gap, exact[:, 0] - exact[:, 1], edges, label="Gaussian matrix")
+gap.stairs(shares(apart, edges), edges, color="0.3", linestyle=":", label="of different matrices")
+draw(gap, together, edges, 1, label="of one matrix, all depths", color="#009E73")
+gap.set(
+    title="Few are near each other",
+    xlabel=r"distance $\rho_1 - \rho_2$",
+    ylabel="density",
+    xlim=(0, 4),
+    ylim=(0, 0.82),
+)
+edges = np.linspace(0, 10, 51)
+for depth, values in ratios.items():
+    ratio.stairs(shares(depth * exact_ratio, edges), edges, color=COLOURS[depth], linewidth=0.8)
+    draw(ratio, values, edges, depth, label=f"depth {depth}")
+ratio.set(
+    title="Depth draws them apart",
+    xlabel=r"logarithm of the ratio, $\ln(s_1 / s_2)$",
+    ylabel="density",
+    xlim=(0, 7),
+)
+finished(figure, "repulsion")
+
+figure, rank, signs = two_panels("Only square matrices come to lower rank, and pass through it")
 levels = np.geomspace(5 / COPIES, 1, 200)
 lowest = np.quantile(exact_square[:, 1], levels), np.quantile(exact[:, 1], levels)
 rank.loglog(np.transpose(lowest), levels, color="0.5", linewidth=0.8)
 for values, line in ((square, "-"), (wide, "--")):
     for depth in (2, 3):
         smallest = np.quantile(values[depth][:, 1], levels)
-        rank.loglog(smallest, levels, line, color=COLOURS[depth], label=f"depth {depth}")
-rank.text(0.02, 0.05, r"$2 \times 2$" "\n" r"as $x$", ha="center")
-rank.text(0.8, 0.01, r"$2 \times 4$" "\n" r"as $x^3$", ha="center")
-
-signs.plot(times, exact_negative, color="0.5", linewidth=0.8, label="Gaussian matrix")
-for depth, share in negative.items():
-    style = {"color": COLOURS[depth], "marker": MARKERS[depth], "markersize": 4.5}
-    signs.plot(times, share, linestyle="", label=f"depth {depth}", **style)
-
-law.set(
-    title="One law at all depths:\nthat of a Gaussian matrix",
-    xlabel=r"$\rho_i = N^{1/2} s_i^{1/N}$",
-    xlim=(0, 5),
-    ylim=(-0.02, 0.95),
-)
-gap.set(
-    title="Singular values of one matrix\nrepel each other",
-    xlabel=r"$\rho_1 - \rho_2$",
-    xlim=(0, 4),
-    ylim=(0, 0.82),
-)
-ratio.set(
-    title="Depth draws them apart:\n$s_1 / s_2 = (\\rho_1 / \\rho_2)^N$",
-    xlabel=r"$\ln(s_1 / s_2)$",
-    xlim=(0, 7),
-)
-dyson.set(
-    title="Infinite depth: Dyson's motion\nof eigenvalues",
-    xlabel=r"$\ln s_i$",
-    xlim=(-2, 2),
-    ylim=(0, 1.5),
-)
+        label = f"depth {depth}" if values is square else None
+        rank.loglog(smallest, levels, line, color=COLOURS[depth], label=label)
+rank.text(0.02, 0.05, "2 x 2\nas $x$", ha="center")
+rank.text(0.8, 0.01, "2 x 4\nas $x^3$", ha="center")
 rank.set(
-    title="Square matrices come to lower rank,\nothers do not",
+    title="Matrices that are not square keep away",
     xlabel="x",
     ylabel=r"chance of $\rho_2 < x$",
     xlim=(1e-3, 5),
     ylim=(1e-3, 2),
 )
+signs.plot(times, exact_negative, color="0.5", linewidth=0.8, label="Gaussian matrix")
+for depth, share in negative.items():
+    style = {"color": COLOURS[depth], "marker": MARKERS[depth], "markersize": 5}
+    signs.plot(times, share, linestyle="", label=f"depth {depth}", **style)
 signs.set(
-    title="The determinant changes its sign\nat odd depths only",
+    title="The determinant changes sign at odd depths",
     xlabel="time",
-    ylabel="share of negative determinants",
+    ylabel="share of negative determinants, 2 x 2",
     ylim=(-0.02, 0.42),
 )
-for panel in (law, gap, ratio, dyson):
-    panel.set_ylabel("density")
-for panel in axes.flat:
-    panel.grid(alpha=0.25)
-for panel in (law, gap, ratio, dyson, signs):
-    panel.legend(frameon=False)
-rank.legend(*(x[:2] for x in rank.get_legend_handles_labels()), frameon=False, loc="upper left")
-figure.savefig("plot_brownian_motion.png", dpi=150)
+finished(figure, "rank")
 plt.show()

@@ -2,15 +2,22 @@ r"""
 The edge of stability, known in advance
 =======================================
 
-Near a minimum gradient descent on the layers of a balanced network is stable up to the learning
-rate :math:`2 / \lambda`, where :math:`\lambda` is the largest eigenvalue of the Riemannian Hessian
-of one matrix. Just above that rate depth 1 diverges, while deeper networks leave their balance and
-end at a flatter minimum.
+The largest stable learning rate of balanced layers is known from the Riemannian Hessian of one
+matrix. Just above it depth 1 diverges, and deeper networks move on to a flatter minimum.
 
 .. image:: images/sphx_glr_plot_edge_of_stability_001.png
-   :alt: The largest stable rate by depth, and what happens 5 % above it
+   :alt: The largest stable rate by depth, and distances from the minimum 5 % above it
    :class: figures-first
    :target: ../_images/sphx_glr_plot_edge_of_stability_001.png
+
+.. image:: images/sphx_glr_plot_edge_of_stability_002.png
+   :alt: The sharpness of the layers falls below the edge; distances with another loss
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_edge_of_stability_002.png
+
+Near a minimum gradient descent on the layers of a balanced network is stable up to the learning
+rate :math:`2 / \lambda`, where :math:`\lambda` is the largest eigenvalue of the Riemannian Hessian
+of their product. Deeper networks above that rate leave their balance.
 
 The guide tells :doc:`how long a step may be </guide/steps>`, and the theory has the
 :ref:`equations <finite-steps>`. The functions are `riemdln.spectrum`, `riemdln.sharpness`,
@@ -18,7 +25,7 @@ The guide tells :doc:`how long a step may be </guide/steps>`, and the theory has
 stability were described by Cohen, Kaur, Li, Kolter and Talwalkar (ICLR 2021).
 
 Run it with ``python examples/plot_edge_of_stability.py``; it writes
-``plot_edge_of_stability.png``.
+``plot_edge_of_stability.png`` and ``plot_edge_of_stability_above.png``.
 """
 
 # %%
@@ -165,20 +172,36 @@ print(f"l_2, depth 3, always balanced: ends {rebalanced[-1]:.2f} from the minimu
 assert rebalanced[-1] > 0.05
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# They stand at the head of this page.
 
 COLOURS = dict(zip(SHOWN, ["#000000", "#0072B2", "#D55E00", "#009E73"], strict=True))
-figure, axes = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
-rates, two, four, sharp = axes.flat
+
+
+def draw_distances(panel, p):
+    for depth in SHOWN:
+        steps = np.arange(1, len(runs[p, depth]) + 1)
+        panel.loglog(steps, runs[p, depth], color=COLOURS[depth], label=f"depth {depth}")
+    panel.set(xlabel="step", ylabel="distance of $W$ from its minimum", ylim=(1e-12, 30))
+
+
+def finished(figure, title, name):
+    for panel in figure.axes:
+        panel.grid(alpha=0.25)
+    figure.suptitle(title, fontsize=13)
+    figure.savefig(f"plot_edge_of_stability{name}.png", dpi=150)
+
+
+figure, (rates, two) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
 for p, marker in ((2, "o"), (4, "s")):
     shares = [predicted[p, depth] for depth in DEPTHS]
     rates.semilogy(DEPTHS, shares, color="0.5", linewidth=1, zorder=0)
     dots = [measured[p, depth] for depth in DEPTHS]
-    rates.plot(DEPTHS, dots, marker, color="#CC79A7", label=f"$\\ell_{p}$, measured on layers")
-rates.plot([], [], color="0.5", linewidth=1, label=r"$2 / \lambda$ of one matrix")
+    rates.plot(DEPTHS, dots, marker, color="#CC79A7", label=f"measured, loss $\\ell_{p}$")
+rates.plot([], [], color="0.5", linewidth=1, label=r"predicted, $2 / \lambda$")
 rates.set(
-    title="The largest stable rate is predicted to 1 %",
+    title="The largest stable rate is met to 1 %",
     xlabel="depth",
     ylabel="learning rate",
     xticks=DEPTHS,
@@ -187,16 +210,7 @@ rates.set(
 rates.yaxis.set_major_formatter("{x:g}")
 rates.yaxis.set_minor_formatter("")
 rates.legend(frameon=False)
-for panel, p in ((two, 2), (four, 4)):
-    for depth in SHOWN:
-        panel.loglog(
-            np.arange(1, len(runs[p, depth]) + 1),
-            runs[p, depth],
-            color=COLOURS[depth],
-            linewidth=1.2,
-            label=f"depth {depth}",
-        )
-    panel.set(xlabel="step", ylabel="distance of $W$ from its minimum", ylim=(1e-12, 30))
+draw_distances(two, 2)
 two.loglog(
     np.arange(1, STEPS + 1),
     rebalanced,
@@ -205,25 +219,27 @@ two.loglog(
     linewidth=1.8,
     label="depth 3, balanced\nafter each step",
 )
-two.set_title("5 % above it deeper layers come back: $\\ell_2$")
+two.set_title("Runs 5 % above it, loss $\\ell_2$")
 two.legend(frameon=False, loc="lower left")
-four.set_title("The same with $\\ell_4$")
+finished(
+    figure, "The largest stable rate is known in advance; here only depth 1 diverges above it", ""
+)
+
+figure, (sharp, four) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
 for (p, depth), (chosen, values) in sharpnesses.items():
     sharp.semilogx(chosen, values, "-" if p == 2 else "--", color=COLOURS[depth])
 sharp.axhline(1, color="0.5", linewidth=1)
-sharp.text(1.1, 1.004, "the edge, $2 / h$", color="0.35")
-sharp.plot([], [], "-", color="0.4", label="$\\ell_2$")
-sharp.plot([], [], "--", color="0.4", label="$\\ell_4$")
+sharp.text(1.1, 1.003, "the edge", color="0.35")
+for style, p in (("-", 2), ("--", 4)):
+    sharp.plot([], [], style, color="0.4", label=f"loss $\\ell_{p}$")
 sharp.set(
-    title="They come to rest at a flatter minimum",
+    title="They leave for layers that are less sharp",
     xlabel="step",
-    ylabel="sharpness of the layers / (2 / h)",
+    ylabel="sharpness of the layers / (2 / rate)",
 )
 sharp.legend(frameon=False, loc="lower left")
-for panel in axes.flat:
-    panel.grid(alpha=0.25)
-figure.suptitle(
-    "The edge of stability is known from one matrix; here only depth 1 diverges above it"
-)
-figure.savefig("plot_edge_of_stability.png", dpi=150)
+draw_distances(four, 4)
+four.set_title("And come to rest, with loss $\\ell_4$ too")
+four.legend(frameon=False, loc="lower left")
+finished(figure, "Above the edge deeper layers come to rest at a flatter minimum", "_above")
 plt.show()

@@ -2,8 +2,21 @@ r"""
 Equilibrium: what depth and entropy make of singular values
 ===========================================================
 
-Noise and a cost E come to an equilibrium. Under the Riemannian Langevin equation at the inverse
-temperature :math:`\beta` its law is (Menon 2024; Menon and Yu 2025)
+Under noise and a cost a matrix comes to an equilibrium. The deeper the network, the nearer to zero
+its small singular value comes, and the law of both is known.
+
+.. image:: images/sphx_glr_plot_equilibrium_001.png
+   :alt: Densities of the large and the small singular value at depths 1, 2, 3 and 5
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_equilibrium_001.png
+
+.. image:: images/sphx_glr_plot_equilibrium_002.png
+   :alt: The mean square of W by depth, with entropy and without, and by the size of a step
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_equilibrium_002.png
+
+Under the Riemannian Langevin equation with the cost E, at the inverse temperature :math:`\beta`,
+the law of equilibrium is (Menon 2024; Menon and Yu 2025)
 
 .. math:: e^{-\beta E + S} \sqrt{\det g} \, dW, \qquad
           S = \tfrac12 \sum_{i<j} \ln \theta_N(s_i, s_j), \qquad
@@ -15,16 +28,21 @@ alone. With :math:`r = \min(m, n)`, for a cost that does so too, their density i
 .. math:: e^{-\beta E} \prod_{i<j} \bigl|(s_i^2 - s_j^2)
           (s_i^{2/N} - s_j^{2/N})\bigr|^{1/2} \prod_i s_i^{(|m - n| + 1) / N - 1}.
 
-For :math:`E = |W|^2 / 2` this example compares it with draws at four depths, and checks the virial
-identity: what a factor c makes of :math:`\sqrt{\det g} \, dW`, :math:`c^{mn/N}`, and of
-:math:`e^S`, :math:`c^{(1 - 1/N) r (r - 1) / 2}`, says that
+For :math:`E = |W|^2 / 2` this example compares it with draws at four depths. It also checks the
+virial identity. A factor c of W multiplies the volume :math:`\sqrt{\det g} \, dW` by
+:math:`c^{mn/N}`, and :math:`e^S` by :math:`c^{(1 - 1/N) r (r - 1) / 2}`. It follows that
 
 .. math:: \beta \langle |W|^2 \rangle = \frac{mn}{N}
           + \Bigl(1 - \frac1N\Bigr) \frac{r (r - 1)}{2},
 
 where the last term is that of the entropy.
 
-Run it with ``python examples/plot_equilibrium.py``; it writes ``plot_equilibrium.png``.
+The guide has a section on :doc:`a cost at a temperature </guide/noise>`, and the theory on
+:ref:`Langevin's equation <langevin>` and :ref:`the virial identity <virial>`. The function is
+`riemdln.langevin_flow`.
+
+Run it with ``python examples/plot_equilibrium.py``; it writes ``plot_equilibrium_law.png`` and
+``plot_equilibrium_mean.png``.
 """
 
 # %%
@@ -175,89 +193,106 @@ for h, (mean, error) in zip(2 * STEPS, adjusted, strict=True):
 assert euler[-1, 0] - exact > 4 * euler[-1, 1]
 
 # %%
-# The figure
-# ----------
-# Lines are exact, but for those of the last panel. Bars are two standard errors.
+# The figures
+# -----------
+# They stand at the head of this page. Lines are exact, but for those of the last panel. Bars are
+# two standard errors.
 
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", 5: "#009E73"}
 MARKERS = {1: "o", 2: "s", 3: "D", 5: "^"}
-figure, ((first, second), (identity, sizes)) = plt.subplots(
-    2, 2, figsize=(9, 7.6), layout="constrained"
-)
+
+
+def finished(figure, title, name):
+    for panel in figure.axes:
+        panel.grid(alpha=0.25)
+    figure.suptitle(title, fontsize=13)
+    figure.savefig(f"plot_equilibrium_{name}.png", dpi=150)
+
+
+figure, (first, second) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 for i, panel, edges in ((0, first, np.linspace(-2, 1, 31)), (1, second, np.linspace(-6, 1, 36))):
     fine = np.linspace(edges[0], edges[-1], 301)
     for depth, flow in flows.items():
         colour, marker = COLOURS[depth], MARKERS[depth]
         density = np.diff(distribution(10**fine, depth, i)) / np.diff(fine)
-        panel.plot((fine[1:] + fine[:-1]) / 2, density, color=colour, linewidth=1)
+        panel.plot((fine[1:] + fine[:-1]) / 2, density, color=colour, linewidth=1.2)
         counts = np.histogram(np.log10(flow.singular_values[-1, :, i]), edges)[0]
         height = counts / COPIES / np.diff(edges)
-        style = {"color": colour, "marker": marker, "markersize": 3.5, "label": f"depth {depth}"}
+        style = {"color": colour, "marker": marker, "markersize": 4, "label": f"depth {depth}"}
         middles = (edges[1:] + edges[:-1]) / 2
         panel.plot(middles[counts > 0], height[counts > 0], linestyle="", **style)
+second.plot([], [], color="0.5", linewidth=1.2, label="exact law")
+first.set(
+    title="Large singular value",
+    xlabel=r"$\log_{10} s_1$ of 2 x 2 matrices",
+    ylabel="density",
+    xlim=(-2, 1),
+    ylim=(0, None),
+)
+second.set(
+    title="Small singular value",
+    xlabel=r"$\log_{10} s_2$ of 2 x 2 matrices",
+    ylabel="density",
+    xlim=(-6, 1),
+    ylim=(0, None),
+)
+second.legend(frameon=False, loc="upper left")
+finished(figure, "Depth lets the small singular value come near zero", "law")
 
-SHAPES = {(2, 2): "#000000", (2, 4): "#0072B2", (5, 5): "#D55E00"}
+SHAPES = {(2, 2): "#CC79A7", (2, 4): "#56B4E9", (5, 5): "#E69F00"}
+figure, (identity, sizes) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 inverse = np.array([0.0, 1.0])
 for (m, n), colour in SHAPES.items():
     ends = [virial(m, n, depth) / (m * n) for depth in (np.inf, 1)]
-    identity.plot(inverse, ends, color=colour, linewidth=1)
-identity.plot(inverse, inverse, "--", color="0.5", linewidth=1)
+    identity.plot(inverse, ends, color=colour, linewidth=1.2)
+identity.plot(inverse, inverse, "--", color="0.5", linewidth=1.2)
 for (m, n, depth, entropy), (mean, error) in means.items():
     identity.errorbar(
         1 / depth,
         mean / (m * n),
         2 * error / (m * n),
         fmt="o" if entropy else "s",
-        markersize=4 if entropy else 3.5,
+        markersize=5,
         markerfacecolor=None if entropy else "white",
         color=SHAPES[m, n],
         elinewidth=1,
     )
 for (m, n), colour in SHAPES.items():
-    identity.plot([], [], "o-", color=colour, markersize=4, label=rf"${m} \times {n}$")
-identity.plot([], [], "s--", color="0.5", markersize=3.5, mfc="white", label="without entropy")
+    identity.plot([], [], "o-", color=colour, markersize=5, label=rf"${m} \times {n}$")
+identity.plot([], [], "s--", color="0.5", markersize=5, mfc="white", label="without entropy")
 
-for steps, results, colour, name in (
-    (STEPS, euler, "#D55E00", "Euler"),
-    (2 * STEPS, adjusted, "#0072B2", "Metropolis"),
+for steps, results, colour, name, height in (
+    (STEPS, euler, "#D55E00", "Euler's steps", 18),
+    (2 * STEPS, adjusted, "#0072B2", "Metropolis steps", 26),
 ):
     mean, error = results.T / exact
-    sizes.errorbar(steps, mean, 2 * error, fmt="o-", color=colour, markersize=4, label=name)
+    sizes.errorbar(steps, mean, 2 * error, fmt="o-", color=colour, markersize=5)
+    sizes.annotate(
+        name,
+        (steps[-1], mean[-1]),
+        (-2, height),
+        ha="right",
+        textcoords="offset points",
+        color=colour,
+    )
 sizes.axhline(1, color="0.5", linewidth=0.8, zorder=0)
 
-first.set(
-    title="Depth changes the large\nsingular value a little ...",
-    xlabel=r"$\log_{10} s_1$",
-    ylabel="density",
-    xlim=(-2, 1),
-    ylim=(0, None),
-)
-second.set(
-    title="... and lets the small one\ncome near zero",
-    xlabel=r"$\log_{10} s_2$",
-    ylabel="density",
-    xlim=(-6, 1),
-    ylim=(0, None),
-)
 identity.set(
-    title="The virial identity: the entropy gives\nback some of what depth takes",
-    xlabel="1 / N",
-    ylabel=r"$\beta \langle |W|^2 \rangle / mn$",
+    title="It falls with depth, less so with entropy",
+    xlabel="1 / depth",
+    ylabel=r"mean of $\beta \|W\|^2$, per entry",
     xlim=(0, 1.05),
     ylim=(0, 1.1),
 )
 sizes.set(
-    title="Depth 2: Euler's steps have an error,\nMetropolis steps do not",
-    xlabel="step",
-    ylabel=r"$\beta \langle |W|^2 \rangle$ / exact",
+    title="Metropolis steps have no error (depth 2)",
+    xlabel="size of a step",
+    ylabel=r"mean of $\beta \|W\|^2$, over the exact one",
     xscale="log",
-    xticks=[0.025, 0.05, 0.1, 0.2],
-    xticklabels=["0.025", "0.05", "0.1", "0.2"],
     ylim=(0.95, 1.3),
 )
+sizes.set_xticks([0.025, 0.05, 0.1, 0.2], ["0.025", "0.05", "0.1", "0.2"])
 sizes.minorticks_off()
-for panel in (first, second, identity, sizes):
-    panel.grid(alpha=0.25)
-    panel.legend(frameon=False, loc="upper left")
-figure.savefig("plot_equilibrium.png", dpi=150)
+identity.legend(frameon=False, loc="upper left")
+finished(figure, r"The mean of $\|W\|^2$ is known, and draws have it", "mean")
 plt.show()

@@ -2,6 +2,24 @@ r"""
 Does entropy repel singular values?
 ===================================
 
+A matrix that moves up its entropy has its singular values driven apart, but minimizers of the free
+energy have them drawn together. The repulsion in equilibrium is there without entropy too.
+
+.. image:: images/sphx_glr_plot_free_energy_001.png
+   :alt: Motion up the entropy: the gap of two singular values grows, their ratio by depth
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_free_energy_001.png
+
+.. image:: images/sphx_glr_plot_free_energy_002.png
+   :alt: Minimizers of the free energy: the ratio of two singular values falls with temperature
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_free_energy_002.png
+
+.. image:: images/sphx_glr_plot_free_energy_003.png
+   :alt: Equilibrium: density of the ratio with and without entropy, draws and the minimizer
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_free_energy_003.png
+
 All balanced layers with the product W form an orbit. The logarithm of its volume is the entropy of
 W (Menon and Yu 2025), for square matrices and up to a constant
 
@@ -24,7 +42,12 @@ repulsion. Both are right, since they ask different things:
 
 This example measures the three, each beside a computation over the two singular values alone.
 
-Run it with ``python examples/plot_free_energy.py``; it writes ``plot_free_energy.png``.
+The guide has a section on :doc:`entropy and free energy </guide/noise>`,
+and the theory on :ref:`volume and entropy <volume>`. The functions are `riemdln.free_energy` and
+`riemdln.langevin_flow`.
+
+Run it with ``python examples/plot_free_energy.py``; it writes ``plot_free_energy_motion.png``,
+``plot_free_energy_minimizers.png`` and ``plot_free_energy_equilibrium.png``.
 """
 
 # %%
@@ -258,65 +281,91 @@ for entropy in (True, False):
     assert densities[entropy][-1] == 0
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# They stand at the head of this page. Lines of the minimizers are the equation's, dots are found by
+# trust regions; those of the stationary law are exact, steps are a histogram of draws.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
 LABELS = {1.5: "depth 1.5", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
-figure, axes = plt.subplots(3, 2, figsize=(9, 11.2), layout="constrained")
-(motion_gap, motion_ratio), (gap, ratio), (law, cloud) = axes
+
+
+def two_panels(title):
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    return figure, *panels
+
+
+def finished(figure, name):
+    for panel in figure.axes:
+        panel.minorticks_off()
+        panel.grid(alpha=0.25)
+    figure.savefig(f"plot_free_energy_{name}.png", dpi=150)
+
+
+figure, gap, ratio = two_panels("The motion up the entropy drives singular values apart")
 for depth, colour in COLOURS.items():
-    style = {"color": colour, "label": LABELS[depth]}
     flow = motions[depth]
     first, second = flow.singular_values.T
     gained = flow.costs[0] - flow.costs
-    motion_gap.semilogy(gained, first - second, **style)
-    motion_ratio.semilogy(gained, first / second, **style)
+    gap.semilogy(gained, first - second, color=colour, label=LABELS[depth])
+    ratio.semilogy(gained, first / second, color=colour)
+gap.set(title="The gap grows at every depth", ylabel="gap $s_1 - s_2$", ylim=(1, 50))
+gap.set_yticks([2, 5, 10, 20], ["2", "5", "10", "20"])
+ratio.set(title="The ratio grows above depth 2", ylabel="ratio $s_1 / s_2$", ylim=(1.8, 12))
+ratio.set_yticks([2, 4, 8], ["2", "4", "8"])
+for panel in (gap, ratio):
+    panel.set(xlabel="entropy S gained on the way", xlim=(0, 1))
+gap.legend(frameon=False)
+finished(figure, "motion")
+
+figure, gap, ratio = two_panels(
+    "In minimizers of the free energy singular values are drawn together"
+)
+for depth, colour in COLOURS.items():
     first, second = lines[depth].T
     gap.plot(FINE, first - second, color=colour)
-    ratio.semilogy(FINE, first / second, color=colour)
+    ratio.semilogy(FINE, first / second, color=colour, label=LABELS[depth])
     first, second = minimizers[depth].T
-    gap.plot(TEMPERATURES, first - second, "o", **style)
-    ratio.semilogy(TEMPERATURES, first / second, "o", **style)
+    gap.plot(TEMPERATURES, first - second, "o", color=colour, markersize=5)
+    ratio.semilogy(TEMPERATURES, first / second, "o", color=colour, markersize=5)
+gap.set(title="The gap shrinks above depth 2", ylabel="gap $s_1 - s_2$")
+ratio.set(title="The ratio falls at every depth", ylabel="ratio $s_1 / s_2$", ylim=(3, 34))
+ratio.set_yticks([5, 10, 20], ["5", "10", "20"])
+for panel in (gap, ratio):
+    panel.set(xlabel=r"temperature $1 / \beta$", xlim=(0, 1.04))
+ratio.legend(frameon=False, ncols=2)
+finished(figure, "minimizers")
+
+figure, law, cloud = two_panels(
+    "In equilibrium singular values repel each other, with the entropy or without"
+)
 for entropy, colour, name in ((True, "#0072B2", "with"), (False, "#D55E00", "without")):
     q = (drawn[entropy][..., 1] / drawn[entropy][..., 0]).ravel() ** (1 / DEPTH)
     law.hist(q, np.linspace(0, 1, 31), density=True, color=colour, histtype="step", alpha=0.6)
     law.plot(grid, densities[entropy], color=colour, label=f"{name} entropy")
 large, small = drawn[True][-1].T ** (1 / DEPTH)
-cloud.plot(small, large, ".", color="#0072B2", alpha=0.5, markersize=3, label="drawn")
-cloud.plot([0, 2], [0, 2], color="0.5", linewidth=0.8, label="$s_1 = s_2$")
-cloud.plot(*s ** (1 / DEPTH), "*", color="#D55E00", markersize=11, label="minimizer of F")
-for panel, title, ylabel in (
-    (motion_gap, "Motion up the entropy:\nthe gap grows at every depth", "$s_1 - s_2$"),
-    (motion_ratio, "Motion up the entropy:\nthe ratio grows above depth 2", "$s_1 / s_2$"),
-):
-    panel.set(title=title, xlabel="entropy gained", ylabel=ylabel, xlim=(0, 1))
-motion_gap.set(ylim=(1, 50), yticks=[2, 5, 10, 20], yticklabels=["2", "5", "10", "20"])
-motion_ratio.set(ylim=(1.8, 12), yticks=[2, 4, 8], yticklabels=["2", "4", "8"])
-for panel, title, ylabel in (
-    (gap, "Minimizers of F:\nthe gap shrinks above depth 2", "$s_1 - s_2$"),
-    (ratio, "Minimizers of F:\nthe ratio falls at every depth", "$s_1 / s_2$"),
-):
-    panel.set(title=title, xlabel=r"temperature $1 / \beta$", ylabel=ylabel, xlim=(0, 1.04))
-ratio.set(yticks=[5, 10, 20], yticklabels=["5", "10", "20"])
+cloud.plot(small, large, ".", color="#0072B2", alpha=0.5, markersize=3)
+cloud.plot([0, 2], [0, 2], color="0.5", linewidth=0.8)
+cloud.plot(*s ** (1 / DEPTH), "*", color="#009E73", markersize=13)
+cloud.annotate("equal: $s_1 = s_2$", (0.15, 0.15), (8, -4), textcoords="offset points")
+cloud.annotate(
+    "minimizer\nof the free energy", s ** (1 / DEPTH), (12, -22), textcoords="offset points"
+)
 law.set(
-    title="Stationary law: repulsion,\nwith the entropy and without",
-    xlabel="$q = (s_2 / s_1)^{1/3}$",
+    title="Equal singular values have density 0",
+    xlabel="$(s_2 / s_1)^{1/3}$, depth 3",
     ylabel="density",
     xlim=(0, 1),
+    ylim=(0, 1.75),
 )
 cloud.set(
-    title="Stationary law: it keeps away\nfrom the minimizer of F",
-    xlabel=r"$\rho_2 = s_2^{1/3}$",
-    ylabel=r"$\rho_1 = s_1^{1/3}$",
+    title="Draws keep away from the minimizer",
+    xlabel="$s_2^{1/3}$",
+    ylabel="$s_1^{1/3}$",
     xlim=(0, 1.3),
     ylim=(0, 1.5),
 )
-for panel in axes.flat:
-    panel.minorticks_off()
-    panel.grid(alpha=0.25)
-for panel in (motion_gap, law):
-    panel.legend(frameon=False)
-cloud.legend(frameon=False, loc="lower right", markerscale=1.5)
-figure.savefig("plot_free_energy.png", dpi=150)
+law.legend(frameon=False)
+finished(figure, "equilibrium")
 plt.show()

@@ -2,23 +2,28 @@ r"""
 Greedy learning: from a tiny start, one rank after the other
 ============================================================
 
-A run from near zero learns the strongest mode first and rests at the critical point of rank one,
-then at that of rank two, and so on. The smaller the start, the closer it passes these saddles, and
-the longer it stays at each, as theory predicts over twenty to thirty orders of magnitude.
+A run from near zero learns one mode after the other, the strongest first, and rests at a saddle
+between two. The smaller the start, the closer it comes to these saddles, and the longer it stays.
 
 .. image:: images/sphx_glr_plot_greedy_learning_001.png
-   :alt: Singular values by start size, distances to saddles, effective ranks, escape times
+   :alt: Singular values, and effective ranks of a completion, in time from three small starts
    :class: figures-first
    :target: ../_images/sphx_glr_plot_greedy_learning_001.png
 
+.. image:: images/sphx_glr_plot_greedy_learning_002.png
+   :alt: Distances to saddles and times to leave zero, by the size of the start
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_greedy_learning_002.png
+
+Theory predicts both over twenty to thirty orders of magnitude.
 Entries of a matrix do not hold a start of this kind beside what has been learned. A start that is
 given as a triple (u, s, vt) does, and the flow gives every singular value to relative accuracy. The
 guide tells :doc:`where runs end </guide/where_runs_end>`, and the theory has :ref:`the formulas
 <escape>`, which ``riemdln.critical_points`` and ``riemdln.escape_time`` compute. See
 :doc:`/gallery/plot_through_a_saddle` for one saddle and what a flow of the entries makes of it.
 
-Run it with ``python examples/plot_greedy_learning.py``; it writes ``plot_greedy_learning.png``.
-It needs the extra ``stiff``: ``pip install scikit-sundae``.
+Run it with ``python examples/plot_greedy_learning.py``; it writes ``plot_greedy_learning.png`` and
+``plot_greedy_learning_saddles.png``. It needs the extra ``stiff``: ``pip install scikit-sundae``.
 """
 
 # %%
@@ -71,7 +76,7 @@ def matrices(flow):
 
 
 # %%
-# The points that a run comes by have the strongest modes. At depth 2 all but the last are strict
+# A run comes by the critical points of the strongest modes. At depth 2 all but the last are strict
 # saddles. At depth 3 they have no direction of negative curvature.
 
 by_rank = [range(k) for k in range(4)]
@@ -210,12 +215,11 @@ assert missed[1e-30][0] < 1e-9 < missed[1e-10][0] < 1e-3 < 0.1 < missed[1e-2][0]
 assert error < 0.05
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# They stand at the head of this page.
 
-figure, ((values, close), (rank_panel, escapes)) = plt.subplots(
-    2, 2, figsize=(9, 7.6), layout="constrained"
-)
+figure, (values, rank_panel) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 SHADES = dict(zip(STARTS, ["#9ecae1", "#4292c6", "#08306b"], strict=True))
 for size, shade in SHADES.items():
     name = rf"start of size $10^{{{np.log10(size):.0f}}}$"
@@ -227,40 +231,48 @@ for sigma in MODES:
     values.axvline(1 / (2 * sigma), color="0.5", linewidth=0.8, linestyle=":")
 for plateau in plateaus:
     rank_panel.axhline(plateau, color="0.5", linewidth=0.8, linestyle=":")
+values.set(
+    title=r"A matrix of three modes (dotted: predicted)",
+    xlabel=r"time / $\ln(1 / \varepsilon)$, $\varepsilon$ the size of the start",
+    ylabel="singular values, depth 2",
+)
+values.legend(frameon=False, loc=(0.46, 0.3))
+rank_panel.set(
+    title="A completion problem (dotted: 1 to 3 modes)",
+    xlabel=r"time / $\ln(1 / \varepsilon)$",
+    ylabel="effective rank, depth 2",
+    ylim=(0.8, 4),
+)
+for panel in (values, rank_panel):
+    panel.grid(alpha=0.25)
+figure.suptitle("From a tiny start one rank is learned after the other", fontsize=13)
+figure.savefig("plot_greedy_learning.png", dpi=150)
+
+figure, (close, escapes) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 for depth, sizes in SIZES.items():
     for rank, marker in ((1, "o"), (2, "s")):
         distance, exponent = distances[depth][:, rank - 1], EXPONENTS[depth][rank - 1]
-        close.loglog(sizes, distance, marker, color=COLOURS[depth], markersize=4)
+        close.loglog(sizes, distance, marker, color=COLOURS[depth], markersize=5)
         law = distance[-1] * (sizes / sizes[-1]) ** exponent
         close.loglog(sizes, law, color=COLOURS[depth], linewidth=0.8)
 for depth, colour in COLOURS.items():
-    escapes.loglog(ESCAPES, predicted[depth], color=colour, linewidth=0.8)
     escapes.loglog(
-        ESCAPES, measured[depth], "o", color=colour, markersize=5, label=f"depth {depth}"
+        ESCAPES, predicted[depth], color=colour, linewidth=0.8, label=f"depth {depth}, predicted"
     )
-values.set(
-    title="Depth 2: ever sharper steps",
-    xlabel=r"time / $\ln(1 / \varepsilon)$   (dotted: $1 / (2 \sigma_k)$)",
-    ylabel="singular values",
-)
-values.legend(frameon=False, loc=(0.46, 0.3))
+    escapes.loglog(ESCAPES, measured[depth], "o", color=colour, markersize=5)
+escapes.plot([], [], "o", color="0.5", markersize=5, label="measured")
 close.set(
-    title="Runs pass the saddles ever closer\n(dots: rank 1, squares: rank 2)",
+    title="Ever closer (dots: rank 1, squares: rank 2)",
     ylabel="least distance from the saddle",
 )
-rank_panel.set(
-    title="Completion, depth 2: one rank at a time\n(dotted: of one, two and three modes)",
-    xlabel=r"time / $\ln(1 / \varepsilon)$",
-    ylabel="effective rank",
-    ylim=(0.8, 4),
-)
-escapes.set(title="... and leave ever later\n(lines: predicted)", ylabel="time to leave zero")
+escapes.set(title="Ever longer at zero", ylabel="time to leave zero")
 for panel in (close, escapes):
     panel.set_xlabel(r"size $\varepsilon$ of the start")
     panel.invert_xaxis()
-escapes.legend(frameon=False, loc="upper left")
-for panel in figure.axes:
     panel.grid(alpha=0.25)
-figure.suptitle("From a tiny start, one rank after the other", fontsize=14)
-figure.savefig("plot_greedy_learning.png", dpi=150)
+escapes.legend(frameon=False, loc="upper left")
+figure.suptitle(
+    "The smaller the start, the closer a run passes saddles, and the longer it stays", fontsize=13
+)
+figure.savefig("plot_greedy_learning_saddles.png", dpi=150)
 plt.show()

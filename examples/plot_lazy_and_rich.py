@@ -2,15 +2,22 @@ r"""
 Lazy and rich: wide random layers act like imbalance
 ====================================================
 
-Two layers of the hidden width h with random entries of standard deviation a move their product by a
-metric, that of the imbalance :math:`\lambda = 2 h a^2`. Where it is small beside the target, modes
-are learned one by one, as from balanced layers: this is called rich. Where it is large, all are
-learned at once, as if there were one layer: this is called lazy.
+Wide random layers move their product by the metric of an imbalance. Where it is small, modes are
+learned one by one, which is called rich, and where it is large all at once, lazy.
 
 .. image:: images/sphx_glr_plot_lazy_and_rich_001.png
-   :alt: Learning curves at two imbalances, times of the modes by imbalance, errors by width
+   :alt: How much of each mode has been learned in time, at a small and at a large imbalance
    :class: figures-first
    :target: ../_images/sphx_glr_plot_lazy_and_rich_001.png
+
+.. image:: images/sphx_glr_plot_lazy_and_rich_002.png
+   :alt: Times of the modes by the imbalance, and errors by the width of the hidden layer
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_lazy_and_rich_002.png
+
+Two layers of the hidden width h, with random entries of standard deviation a, have the imbalance
+:math:`\lambda = 2 h a^2`. It is small or large beside the singular values of the target. From
+balanced layers modes are learned one by one, and by one layer all at once.
 
 The layers keep :math:`W_2^T W_2 - W_1 W_1^T` as they learn. If it is :math:`\lambda I`, their
 product follows a gradient flow under the kernel
@@ -24,7 +31,8 @@ The guide tells :doc:`what imbalance does </guide/imbalance>`, and the theory
 :ref:`why wide layers have it <wide>`. The calls are `riemdln.DeepLinearMetric`,
 `riemdln.gradient_flow`, `riemdln.network_flow` and `riemdln.velocity_error`.
 
-Run it with ``python examples/plot_lazy_and_rich.py``; it writes ``plot_lazy_and_rich.png``.
+Run it with ``python examples/plot_lazy_and_rich.py``; it writes ``plot_lazy_and_rich.png`` and
+``plot_lazy_and_rich_width.png``.
 """
 
 # %%
@@ -34,8 +42,8 @@ Run it with ``python examples/plot_lazy_and_rich.py``; it writes ``plot_lazy_and
 # that starts from zero and knows of no layers. The other side is a network that knows of no
 # metric.
 #
-# All motion of the layers is in the space of the rows of W_2 and the columns of W_1, which has
-# eight dimensions. So a flow of any width costs that of eight hidden neurons.
+# The rows of :math:`W_2` and the columns of :math:`W_1` span a space of eight dimensions, and never
+# leave it. So a flow of any width costs as much as one of eight hidden neurons.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -153,11 +161,12 @@ for imbalance in CHOSEN:
     assert np.allclose(powers, -0.5, atol=0.15)
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# They stand at the head of this page. The grey line falls as the root of 1 / h.
 
 COLOURS = ["#000000", "#0072B2", "#D55E00", "#CC79A7"]
-figure, ((rich, lazy), (late, wide)) = plt.subplots(2, 2, figsize=(9.5, 8), layout="constrained")
+figure, (rich, lazy) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
 for panel, k, title in ((rich, 0, "Rich: one by one"), (lazy, -1, "Lazy: all at once")):
     times, of_flow, of_layers = curves[IMBALANCES[k]]
     for i, colour in enumerate(COLOURS):
@@ -169,13 +178,24 @@ for panel, k, title in ((rich, 0, "Rich: one by one"), (lazy, -1, "Lazy: all at 
         ylabel="share of a mode that has been learned",
         ylim=(-0.05, 1.05),
     )
+    panel.grid(alpha=0.25)
 rich.plot([], [], color="0.5", label="flow of the metric")
 rich.plot([], [], "o", color="0.5", markersize=4, label="wide random layers")
+rich.legend(frameon=False, loc="lower right")
+figure.suptitle("Wide random layers learn modes one by one or all at once", fontsize=13)
+figure.savefig("plot_lazy_and_rich.png", dpi=150)
+
+figure, (late, wide) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
 for i, colour in enumerate(COLOURS):
-    late.semilogx(IMBALANCES, halves[:, i] / halves[:, 0], color=colour)
+    late.semilogx(
+        IMBALANCES,
+        halves[:, i] / halves[:, 0],
+        color=colour,
+        label=f"$\\sigma = {TARGET_VALUES[i]:g}$",
+    )
     late.plot(IMBALANCES, np.array(measured)[:, i] / halves[:, 0], "o", color=colour, markersize=5)
 late.set(
-    title="From rich to lazy",
+    title="From rich to lazy (dots: wide layers)",
     xlabel=r"imbalance $\lambda = 2 h a^2$",
     ylabel="time half-way / that of the first mode",
     ylim=(0, 6.2),
@@ -187,12 +207,16 @@ for imbalance, colour in zip(CHOSEN, ["#009E73", "#E69F00", "#56B4E9"], strict=T
 wide.plot([], [], "o-", color="0.5", label="velocity at the start")
 wide.plot([], [], "s--", color="0.5", markerfacecolor="white", label="path")
 wide.plot(WIDTHS, 10 / WIDTHS**0.5, color="0.6", linewidth=1)
-wide.set(title="The wider, the nearer", xlabel="hidden width h", ylabel="relative distance")
-wide.set_ylim(2e-4, None)
-for panel in figure.axes:
+wide.set(
+    title="The wider, the nearer to the metric",
+    xlabel="hidden width h",
+    ylabel="relative distance from the metric",
+)
+wide.set_ylim(1e-4, None)
+late.legend(frameon=False)
+wide.legend(frameon=False, loc="lower left", ncols=2)
+for panel in (late, wide):
     panel.grid(alpha=0.25)
-rich.legend(frameon=False, loc="lower right")
-wide.legend(frameon=False, loc="lower left")
-figure.suptitle("Wide random layers are rich or lazy as imbalance is small or large", fontsize=13)
-figure.savefig("plot_lazy_and_rich.png", dpi=150)
+figure.suptitle(r"The imbalance $\lambda = 2 h a^2$ decides what wide layers do", fontsize=13)
+figure.savefig("plot_lazy_and_rich_width.png", dpi=150)
 plt.show()

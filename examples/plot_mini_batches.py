@@ -2,14 +2,18 @@ r"""
 Mini-batches: noise that the metric shapes
 ==========================================
 
-Descent with mini-batches scatters about the gradient flow by the square root of step / batch, and
-its mean is off by the step. Where it settles, depth decides the directions of the noise: it spreads
-as the cometric :math:`A_w`, N times as wide a variance along w as across it.
+Runs with mini-batches scatter about the gradient flow, in proportion to the root of step / batch.
+Where they settle, depth shapes the noise: its variance along w is N times that across it.
 
 .. image:: images/sphx_glr_plot_mini_batches_001.png
-   :alt: Runs about the flow; errors by step and by batch; variances along and across w by depth
+   :alt: Runs about the flow, and their variances along and across w by depth
    :class: figures-first
    :target: ../_images/sphx_glr_plot_mini_batches_001.png
+
+.. image:: images/sphx_glr_plot_mini_batches_002.png
+   :alt: How far runs are from their mean, and the mean from the flow, by step and by batch
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_mini_batches_002.png
 
 A step of stochastic gradient descent on a network moves the end-to-end matrix by
 
@@ -23,7 +27,8 @@ The guide has pages on :doc:`flows </guide/flows>` and on :doc:`noise </guide/no
 section on :ref:`Langevin's equation <langevin>`. The calls are `DeepLinearMetric.sharp
 <riemdln.DeepLinearMetric.sharp>`, `riemdln.gradient_flow` and `riemdln.langevin_flow`.
 
-Run it with ``python examples/plot_mini_batches.py``; it writes ``plot_mini_batches.png``.
+Run it with ``python examples/plot_mini_batches.py``; it writes ``plot_mini_batches.png`` and
+``plot_mini_batches_errors.png``.
 """
 
 # %%
@@ -197,22 +202,54 @@ for depth in DEPTHS:
         assert np.allclose(measured[name, depth], 1 if unshaped else expected, rtol=0.1)
 
 # %%
-# The figure
-# ----------
-# Grey lines have the slopes 1, 1/2 and -1/2, and the blue and the red one are :math:`\theta`.
+# The figures
+# -----------
+# They stand at the head of this page. Grey lines have the slopes 1, 1/2 and -1/2, and the blue and
+# the red one are :math:`\theta`.
 
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00"}
 MARKERS = {1: "o", 2: "s", 3: "D"}
-figure, ((paths, steps), (batches, rest)) = plt.subplots(
-    2, 2, figsize=(9.5, 8), layout="constrained"
-)
+
+
+def finished(figure, title, name):
+    for panel in figure.axes:
+        panel.grid(alpha=0.25)
+    figure.suptitle(title, fontsize=13)
+    figure.savefig(f"plot_mini_batches{name}.png", dpi=150)
+
+
+figure, (paths, rest) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
 for step, colour, width in ((0.2, "#56B4E9", 0.8), (0.01, "#009E73", 1.2)):
     runs = descend(3, start, step, 8, TIME, 12, seed=6, every=1)[:, :, 0] @ along
-    label = f"runs, step {step:g}, batch 8"
     paths.plot(step * np.arange(len(runs)), runs, color=colour, linewidth=width, alpha=0.8)
-    paths.plot([], [], color=colour, label=label)
+    paths.plot([], [], color=colour, label=f"runs, step {step:g}, batch 8")
 paths.plot(times, flows[3].points[:, 0] @ along, color="black", linewidth=2.5, label="the flow")
 paths.set(title="Depth 3: runs about the flow", xlabel="time", ylabel="w along the minimizer")
+paths.legend(frameon=False)
+fine = np.linspace(1, 3, 101)
+size = np.linalg.norm(minimizer) ** (2 - 2 / fine)
+for i, colour, name in ((0, "#D55E00", "along w"), (1, "#0072B2", "across w")):
+    rest.plot(fine, size * (fine if i == 0 else 1), color=colour, label=f"{name}, predicted")
+    for source, (marker, face) in zip(
+        NAMES, (("o", colour), ("s", "white"), ("^", "0.6")), strict=True
+    ):
+        values = [measured[source, depth][i] for depth in DEPTHS]
+        edge = "0.6" if source == NAMES[2] else colour
+        rest.plot(DEPTHS, values, marker, color=edge, markerfacecolor=face, markersize=6)
+for source, marker, face in zip(NAMES, "os^", ("black", "white", "0.6"), strict=True):
+    edge = "0.6" if source == NAMES[2] else "black"
+    rest.plot([], [], marker, color=edge, markerfacecolor=face, markersize=6, label=source)
+rest.set(
+    title="At rest: wider along w than across it",
+    xlabel="depth",
+    ylabel="variance / that of depth 1",
+    xticks=DEPTHS,
+    ylim=(0.4, 3.1),
+)
+rest.legend(frameon=False, loc="upper left")
+finished(figure, "Mini-batches scatter runs about the flow, and depth shapes the noise", "")
+
+figure, (steps, batches) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
 for depth, colour in COLOURS.items():
     style = {"color": colour, "marker": MARKERS[depth], "markersize": 5}
     bias, spread = by_step[depth].T
@@ -224,12 +261,18 @@ for style, name in (("-", "runs from their mean"), ("--", "mean from the flow"))
     steps.plot([], [], style, color="0.4", label=name)
 steps.plot(STEPS, 0.2 * STEPS**0.5, color="0.6", linewidth=1)
 steps.plot(STEPS, 0.08 * STEPS, color="0.6", linewidth=1)
-steps.set(title="Off by step, scattered by its root", xlabel="step", ylabel="distance at time 1")
+steps.set(
+    title="Scatter as the root of the step (solid)",
+    xlabel="step",
+    ylabel="distance at time 1, batch 128",
+)
 steps.set_ylim(1.5e-4, None)
 steps.set_xticks(STEPS, [f"1/{round(1 / h)}" for h in STEPS])
 batches.plot(BATCHES, 0.6 / BATCHES**0.5, color="0.6", linewidth=1)
 batches.set(
-    title="Scattered by the root of 1 / batch", xlabel="batch", ylabel="runs from their mean"
+    title="Scatter as the root of 1 / batch",
+    xlabel="samples in a batch",
+    ylabel="runs from their mean, step 0.05",
 )
 batches.set_xticks(BATCHES, BATCHES)
 for panel in (steps, batches):
@@ -238,29 +281,8 @@ for panel in (steps, batches):
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.yaxis.set_minor_formatter(NullFormatter())
-
-fine = np.linspace(1, 3, 101)
-size = np.linalg.norm(minimizer) ** (2 - 2 / fine)
-for i, colour, name in ((0, "#D55E00", "along w"), (1, "#0072B2", "across w")):
-    rest.plot(fine, size * (fine if i == 0 else 1), color=colour, label=f"{name}: $\\theta$")
-    for source, (marker, face) in zip(
-        NAMES, (("o", colour), ("s", "white"), ("^", "0.6")), strict=True
-    ):
-        values = [measured[source, depth][i] for depth in DEPTHS]
-        edge = "0.6" if source == NAMES[2] else colour
-        rest.plot(DEPTHS, values, marker, color=edge, markerfacecolor=face, markersize=6)
-for source, marker, face in zip(NAMES, "os^", ("black", "white", "0.6"), strict=True):
-    edge = "0.6" if source == NAMES[2] else "black"
-    rest.plot([], [], marker, color=edge, markerfacecolor=face, markersize=6, label=source)
-rest.set(
-    title="At rest: as wide as the cometric", xlabel="depth", ylabel="variance / that of depth 1"
+steps.legend(frameon=False, ncols=2, columnspacing=1)
+finished(
+    figure, "Runs scatter as the root of step / batch, and their mean is off by the step", "_errors"
 )
-rest.set(xticks=DEPTHS, ylim=(0.4, 2.9))
-for panel in figure.axes:
-    panel.grid(alpha=0.25)
-paths.legend(frameon=False)
-steps.legend(frameon=False, ncols=2)
-rest.legend(frameon=False)
-figure.suptitle("Mini-batches scatter runs about the flow, and depth shapes the noise", fontsize=13)
-figure.savefig("plot_mini_batches.png", dpi=150)
 plt.show()

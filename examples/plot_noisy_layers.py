@@ -2,6 +2,19 @@ r"""
 Noise on the layers makes an entropy
 ====================================
 
+Train balanced layers with noise that keeps them balanced. Their product moves by Langevin's
+equation of the manifold with one more term, the gradient of an entropy.
+
+.. image:: images/sphx_glr_plot_noisy_layers_001.png
+   :alt: Means of singular values in time: layers, W with the entropy and without
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_noisy_layers_001.png
+
+.. image:: images/sphx_glr_plot_noisy_layers_002.png
+   :alt: Differences of the distributions of singular values, with the entropy and without
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_noisy_layers_002.png
+
 The gradient flow of the layers of a balanced network is a gradient flow of their product W alone,
 under the metric :math:`g^N`. Is it so with noise? Put noise on each weight and let it keep the
 balance, which is Brownian motion of the balanced layers beside the gradient,
@@ -20,11 +33,15 @@ layers with the product W,
     dW = -A(\nabla E) \, dt + \frac{1}{\beta} \bigl( \Delta_g W + A(\nabla S) \bigr) \, dt
          + \sqrt{2 / \beta} \, A^{1/2} dB.
 
-``riemdln.network_langevin_flow`` moves layers and knows nothing of metric or entropy.
-``riemdln.langevin_flow`` moves W and knows nothing of layers. This example compares the singular
+`riemdln.network_langevin_flow` moves layers and knows nothing of metric or entropy.
+`riemdln.langevin_flow` moves W and knows nothing of layers. This example compares the singular
 values of many copies of both: they have the same law with the entropy, and not without.
 
-Run it with ``python examples/plot_noisy_layers.py``; it writes ``plot_noisy_layers.png``.
+The guide has a section on :doc:`noise on the layers </guide/noise>`, and the theory on
+:ref:`Langevin's equation <langevin>`.
+
+Run it with ``python examples/plot_noisy_layers.py``; it writes ``plot_noisy_layers.png`` and
+``plot_noisy_layers_distributions.png``.
 """
 
 # %%
@@ -108,38 +125,57 @@ for (depth, entropy), flow in matrices.items():
     assert least > 1e-3 if entropy else least < 1e-4
 
 # %%
-# The figure
-# ----------
-# Above, the means over time. Below, the distribution functions of both singular values at the last
-# time, less those of the layers. Where two samples of one law differ, in 95 of 100 cases they
-# stay within the grey band.
+# The figures
+# -----------
+# They stand at the head of this page. First the means over time. Then the distribution functions of
+# both singular values at the last time, less those of the layers. Where two samples of one law
+# differ, in 95 of 100 cases they stay within the grey band.
 
-STYLES = {True: ("#0072B2", "o", "with entropy"), False: ("#D55E00", "s", "without")}
+STYLES = {True: ("#009E73", "o", "W with the entropy"), False: ("#CC79A7", "s", "W without it")}
 band = 1.358 * (2 / COPIES) ** 0.5
-figure, axes = plt.subplots(2, 2, figsize=(9, 7.2), layout="constrained", sharey="row")
-for depth, means, distances in zip(DEPTHS, *axes, strict=True):
-    of_layers = layers[depth].singular_values
-    means.plot(TIMES, of_layers.mean(axis=1), color="0.5", linewidth=3, alpha=0.6)
-    means.plot([], [], color="0.5", linewidth=3, alpha=0.6, label="the layers")
-    grid = np.linspace(0, of_layers[-1].max(), 300)
-    distances.axhspan(-band, band, color="0.5", alpha=0.2, linewidth=0)
+
+
+def panels_by_depth(ylabel):
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained", sharey=True)
+    panels[0].set_ylabel(ylabel)
+    for depth, panel in zip(DEPTHS, panels, strict=True):
+        panel.set_title(f"Depth {depth}")
+        panel.grid(alpha=0.25)
+    return figure, dict(zip(DEPTHS, panels, strict=True))
+
+
+figure, panels = panels_by_depth("means of $s_1$ and $s_2$")
+for depth, panel in panels.items():
+    panel.plot(TIMES, layers[depth].singular_values.mean(axis=1), color="0.65", linewidth=3)
+    panel.plot([], [], color="0.65", linewidth=3, label="product of noisy layers")
     for entropy, (colour, marker, name) in STYLES.items():
-        of_W = matrices[depth, entropy].singular_values
-        means.plot(TIMES, of_W.mean(axis=1), marker, color=colour, markersize=5)
-        means.plot([], [], marker, color=colour, markersize=5, label=f"W {name}")
+        means = matrices[depth, entropy].singular_values.mean(axis=1)
+        lines = panel.plot(TIMES, means, marker, color=colour, markersize=6)
+        lines[0].set_label(name)
+    panel.set(xlabel="time", ylim=(0, None))
+panels[2].legend(frameon=False, loc=(0.3, 0.44))
+figure.suptitle(
+    "Noisy layers move their product as the equation with the entropy says", fontsize=13
+)
+figure.savefig("plot_noisy_layers.png", dpi=150)
+
+figure, panels = panels_by_depth("share of copies below s, W less layers")
+for depth, panel in panels.items():
+    of_layers = layers[depth].singular_values[-1]
+    grid = np.linspace(0, of_layers.max(), 300)
+    panel.axhspan(-band, band, color="0.5", alpha=0.2, linewidth=0)
+    for entropy, (colour, _, name) in STYLES.items():
+        of_W = matrices[depth, entropy].singular_values[-1]
         for i, line in enumerate(("-", "--")):
-            below, above = (np.sort(s[-1, :, i]) for s in (of_layers, of_W))
+            below, above = (np.sort(s[:, i]) for s in (of_layers, of_W))
             difference = np.searchsorted(above, grid) - np.searchsorted(below, grid)
             label = f"$s_{i + 1}$, {name}"
-            distances.plot(grid, difference / COPIES, line, color=colour, label=label)
-    means.set(title=f"Depth {depth}", xlabel="time", ylim=(0, None))
-    distances.set(xlabel="s", xlim=(0, 4))
-    for panel in (means, distances):
-        panel.grid(alpha=0.25)
-axes[0, 0].set_ylabel("means of $s_1$ and $s_2$")
-axes[1, 0].set_ylabel("difference of distribution functions")
-axes[0, 0].legend(frameon=False, loc=(0.4, 0.47))
-axes[1, 0].legend(frameon=False)
-figure.suptitle("The product of noisy layers moves by the equation with the entropy", fontsize=12)
-figure.savefig("plot_noisy_layers.png", dpi=150)
+            panel.plot(grid, difference / COPIES, line, color=colour, label=label)
+    panel.set(xlabel="singular value s at the last time", xlim=(0, 4))
+panels[2].text(3.95, 0.9 * band, "grey: by chance alone", ha="right", va="top")
+panels[2].legend(frameon=False)
+figure.suptitle(
+    "With the entropy the law is that of the layers, without it the law is another", fontsize=13
+)
+figure.savefig("plot_noisy_layers_distributions.png", dpi=150)
 plt.show()

@@ -2,7 +2,15 @@ r"""
 A metric of one's own
 =====================
 
-A Riemannian metric on matrices is a choice of how long a small step is. riemdln takes it as a
+Write one method, and riemdln makes the gradients, Hessians, geodesics and distances of your metric.
+The metric of this example is Euclidean near zero and hyperbolic far from it.
+
+.. image:: images/sphx_glr_plot_own_metric_001.png
+   :alt: Distances from zero next to arsinh(w), and geodesics and circles of the hyperbolic plane
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_own_metric_001.png
+
+A Riemannian metric on matrices says how long a small step is. riemdln takes it as a
 cometric, the linear map :math:`A_W` that turns a Euclidean gradient P at the point W into the
 Riemannian gradient :math:`A_W(P)`. This example builds one from nothing:
 
@@ -12,15 +20,19 @@ Near W = 0 it is the Euclidean metric, and far from 0 it measures steps relative
 matrices the distance of w from 0 is arsinh(w), which is about w at first and grows like a logarithm
 later. :math:`A_W` is symmetric and positive definite at every W.
 
+The guide has a page on :doc:`metrics of your own </guide/own_metric>`, and the theory a section on
+:ref:`the cometric <cometric>`. The classes are `riemdln.Metric`, `riemdln.SpectralMetric` and
+`riemdln.KroneckerMetric`.
+
 Run it with ``python examples/plot_own_metric.py``; it writes ``plot_own_metric.png``.
 """
 
 # %%
 # One method is enough
 # --------------------
-# A metric is a subclass of ``Metric`` with the method ``sharp``, which is :math:`A_W`. It is to be
-# written in ``autograd.numpy``, because its derivatives, which Hessians and geodesics need, come by
-# automatic differentiation. Its inverse ``flat`` solves a linear system.
+# A metric is a subclass of ``Metric`` with the method ``sharp``, which is :math:`A_W`. Write it in
+# ``autograd.numpy``: Hessians and geodesics need its derivatives, which come by automatic
+# differentiation. Its inverse ``flat`` solves a linear system.
 
 import autograd.numpy as anp
 import matplotlib.pyplot as plt
@@ -62,11 +74,11 @@ assert check.inverse < 1e-10
 assert check.derivative < 1e-8
 
 # %%
-# A cometric that is not symmetric belongs to no metric, and is found out.
+# A cometric that is not symmetric belongs to no metric. The check finds it.
 
 
 class Lopsided(riemdln.Metric):
-    """What is no metric."""
+    """No metric: ``sharp`` is not symmetric."""
 
     def sharp(self, W, P):
         """P + W P^T W W^T W."""
@@ -129,8 +141,8 @@ assert np.isclose(distance, np.arcsinh(3) - np.arcsinh(1), rtol=1e-9)
 # %%
 # A closed form for ``flat``
 # --------------------------
-# ``flat`` solves :math:`A_W(Y) = Z`. What can be solved directly should be: here it is one linear
-# system with m x m coefficients. Nothing is differentiated through ``flat``, so it is plain NumPy.
+# ``flat`` solves :math:`A_W(Y) = Z`, by default with m n x m n coefficients. Here m x m
+# coefficients are enough. Nothing is differentiated through ``flat``, so it is plain NumPy.
 
 
 class FasterRelative(Relative):
@@ -263,65 +275,50 @@ assert error < 1e-10
 # The figure
 # ----------
 
-figure, (far, curved, checks) = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
+figure, (far, curved) = plt.subplots(1, 2, figsize=(9, 4.7), layout="constrained")
+BLUE, ORANGE, YELLOW = "#0072B2", "#D55E00", "#E69F00"
 
 w, some = np.linspace(0, 10, 200), np.linspace(0, 10, 11)
 computed = [riemdln.FullRank(1, 1, exact).dist([[0.0]], [[x]]) for x in some]
 assert np.allclose(computed, np.arcsinh(some), rtol=1e-8)
-far.plot(w, w, color="#000000", label="Euclidean metric: w")
-far.plot(w, np.arcsinh(w), color="#0072B2", label="closed form: arsinh(w)")
-far.plot(some, computed, "o", color="#D55E00", markersize=5, label="computed")
+far.plot(w, w, color="#000000")
+far.annotate("Euclidean distance $w$", (3.9, 3.5))
+far.plot(w, np.arcsinh(w), color=BLUE)
+far.annotate("closed form arsinh $w$", (4.6, 2.0), color=BLUE)
+far.plot(some, computed, "o", color=ORANGE, markersize=6)
 far.set(
-    title="Near 0 the metric is Euclidean,\nfar from it distances grow like a logarithm",
-    xlabel="w, a 1 x 1 matrix",
-    ylabel="distance of w from 0",
+    title="Far from zero distances grow like $\\ln w$",
+    xlabel="the number $w$, a 1 x 1 matrix",
+    ylabel="distance of $w$ from 0",
     ylim=(0, 4),
 )
 
 lengths, turns = np.linspace(0, RADII[-1], 60), np.linspace(0, 2 * np.pi, 200)
 for angle in ANGLES:
-    straight = np.hstack([centre, centre + 1.3 * unit_vector(angle)])
-    curved.plot(*straight, ":", color="0.6", linewidth=0.9)
-    curved.plot(*np.hstack([closed_form(angle, t) for t in lengths]), color="#0072B2")
-for radius in RADII:
+    curved.plot(*np.hstack([closed_form(angle, t) for t in lengths]), color=BLUE, linewidth=1.2)
+for radius in RADII[1::2]:
     circle = np.hstack([closed_form(angle, radius) for angle in turns])
-    curved.plot(*circle, color="#E69F00", linewidth=0.9)
-curved.plot(*rays[..., 0].T.reshape(2, -1), "o", color="#D55E00", markersize=3)
+    curved.plot(*circle, color=YELLOW, linewidth=1.2)
+curved.plot(*rays[:, -1, :, 0].T, "o", color=ORANGE, markersize=6)
+curved.plot(0, 0, "x", color="0.3", markersize=8)
+curved.annotate("0", (0, 0), (-12, -4), textcoords="offset points")
 for style, label in (
-    ({"color": "#0072B2"}, "geodesics"),
-    ({"color": "#E69F00"}, "circles of distance"),
-    ({"color": "#D55E00", "linestyle": "", "marker": "o", "markersize": 3}, "computed"),
-    ({"color": "0.6", "linestyle": ":"}, "straight lines, same velocities"),
+    ({"color": BLUE}, "geodesics, closed form"),
+    ({"color": YELLOW}, "circles of distance 0.5, 1, 1.5"),
+    ({"color": ORANGE, "linestyle": "", "marker": "o", "markersize": 6}, "computed from $A_W$"),
 ):
     curved.plot([], [], label=label, **style)
-curved.plot(0, 0, "x", color="0.3", markersize=8, linestyle="", label="w = 0")
 curved.set(
-    title="On columns of two entries it is\nthe hyperbolic plane",
+    title="Pairs of numbers: the hyperbolic plane",
     xlabel="$w_1$",
     ylabel="$w_2$",
     aspect="equal",
     xlim=(-2.2, 7.8),
-    ylim=(-2, 6.5),
+    ylim=(-2, 8.4),
 )
-
-for taylor, colour, name in (
-    (gradient_check, "#0072B2", "gradient"),
-    (hessian_check, "#D55E00", "Hessian"),
-):
-    visible = taylor.errors > 0
-    checks.loglog(taylor.step_sizes[visible], taylor.errors[visible], "o", color=colour, ms=4)
-    line = taylor.errors[-1] * (taylor.step_sizes / taylor.step_sizes[-1]) ** taylor.expected_slope
-    label = f"{name}: slope {taylor.slope:.2f}"
-    checks.loglog(taylor.step_sizes, line, color=colour, linewidth=1, label=label)
-checks.set(
-    title="The checks: errors of the Taylor polynomials\n(lines: slopes 2 and 3)",
-    xlabel="step size",
-    ylabel="error",
-    ylim=(1e-16, None),
-)
-
-for panel in (far, curved, checks):
-    panel.legend(frameon=False)
+curved.legend(frameon=False, loc="upper left")
+for panel in (far, curved):
     panel.grid(alpha=0.25)
+figure.suptitle("Geodesics and distances of a metric of one's own, from one method", fontsize=13)
 figure.savefig("plot_own_metric.png", dpi=150)
 plt.show()

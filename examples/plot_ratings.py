@@ -2,6 +2,19 @@ r"""
 Ratings: depth makes up for a rank that is set too large
 ========================================================
 
+Ratings of items by users are predicted from few of them, by a matrix of low rank. If the rank is
+set too large, depth 1 fits noise and depth 3 hardly minds.
+
+.. image:: images/sphx_glr_plot_ratings_001.png
+   :alt: Test errors by rank, and by iteration at rank 20, at depths 1, 2 and 3
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_ratings_001.png
+
+.. image:: images/sphx_glr_plot_ratings_002.png
+   :alt: Singular values at the least validation error, and training error by time
+   :class: figures-first
+   :target: ../_images/sphx_glr_plot_ratings_002.png
+
 A matrix of ratings, users by items, is known in few of its entries. To predict the others it is
 completed at a rank :math:`k`,
 
@@ -15,16 +28,19 @@ depths 1, 2 and 3 from one small start, stops each run where the error on valida
 least, and compares the errors on test entries.
 
 It shows the implicit regularization of depth (Arora, Cohen, Hu and Luo, NeurIPS 2019): from a small
-start the large singular values grow first, the more so the deeper. So a rank that is too large
-spoils depth 1 and hardly harms depth 3. With a rank that is chosen well, depth gains nothing here.
+start the large singular values grow first, the more so the deeper. With a rank that is chosen well,
+depth gains nothing here.
 
-The ratings are synthetic. ``--data PATH`` reads others, a line for each, of user, item and rating,
-separated by commas, tabs or ``::``. Further columns, such as a timestamp, are not read, and a first
-line whose rating is no number is a header. Users and items may be called anything and are numbered
-in the order in which they appear. If a user rates an item more than once, the last rating counts.
+The guide has a page on :doc:`matrices of fixed rank </guide/fixed_rank>`, and the theory a section
+on :ref:`the flow of singular values <flow>`. The classes are `riemdln.FixedRank` and
+`riemdln.MatrixCompletion`.
 
-Run it with ``python examples/plot_ratings.py``; it writes ``plot_ratings.png`` to the current
-folder.
+Run it with ``python examples/plot_ratings.py``; it writes ``plot_ratings.png`` and
+``plot_ratings_runs.png``. The ratings are synthetic. ``--data PATH`` reads others, a line for each,
+of user, item and rating, separated by commas, tabs or ``::``. Further columns, such as a timestamp,
+are not read, and a first line whose rating is no number is a header. Users and items may be called
+anything and are numbered in the order in which they appear. If a user rates an item more than once,
+the last rating counts.
 """
 
 # %%
@@ -120,8 +136,9 @@ else:
 # What is completed
 # -----------------
 # 80 % of the ratings are for training, 10 % for validation and 10 % for test. The training ratings
-# give a mean for each user and each item, drawn towards zero where they are few. What these do not
-# explain is completed: from a start near zero, an entry that is not observed starts at the means.
+# give a mean for each user and each item, drawn towards zero where they are few. The rest, rating
+# less means, is completed. It starts near zero, so an entry that is not observed starts at the
+# means.
 
 rng = np.random.default_rng(0)
 train, validation, test = np.split(
@@ -194,9 +211,9 @@ print(
 # %%
 # Runs at a rank that is too large
 # --------------------------------
-# The validation error is least early on; after that all runs fit noise. At rank 20 the test error
-# is lower there the deeper, by steepest descent and by conjugate gradients. It takes deeper runs
-# more iterations, each of which takes as long as at depth 1.
+# The validation error is least early on; after that all runs fit noise. At rank 20 the deeper run
+# has the lower test error there, by steepest descent and by conjugate gradients. It takes deeper
+# runs more iterations, each of which takes as long as at depth 1.
 #
 # By conjugate gradients the runs of ``FixedRankEmbedded`` and depth 1 agree to the end, but an
 # iteration of ``FixedRankEmbedded`` takes longer, since it transports. Steepest descent does not
@@ -246,8 +263,8 @@ for optimizer in (SteepestDescent, ConjugateGradient):
         )
 
 # %%
-# Trust regions need the Hessian, which ``FixedRank`` has at every depth and ``FixedRankEmbedded``
-# has not. For the same training error they need no more iterations than conjugate gradients, but
+# Trust regions need the Hessian. ``FixedRank`` has it at every depth, ``FixedRankEmbedded`` does
+# not. For the same training error they need no more iterations than conjugate gradients, but
 # more time.
 
 print()
@@ -266,8 +283,8 @@ for geometry in DEPTHS:
 # %%
 # Which rank?
 # -----------
-# Steepest descent again. Depth 1 is best at ranks 2 and 3, and the worse the larger the rank.
-# Depth 3 is almost as good at rank 20 as at rank 2, where it is no better than depth 1.
+# Steepest descent again. Depth 1 is best at ranks 2 and 3, and gets worse with the rank.
+# Depth 3 is almost as good at rank 20 as at rank 2. At rank 2 it is no better than depth 1.
 
 print("\ntest error at the least validation error, rank", *(f"{k:8}" for k in RANKS))
 chosen = {}
@@ -302,69 +319,71 @@ for claim, shows in claims.items():
 assert arguments.data or all(claims.values())
 
 # %%
-# The figure
-# ----------
+# The figures
+# -----------
+# They stand at the head of this page. Each run stops at the least validation error.
+
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00"], strict=True))
-plt.rcParams.update({"font.size": 11, "axes.titlesize": 12})
-figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
-(along, timed), (values, ranks) = axes
+THEIRS = {"color": "#E69F00", "linestyle": ":", "linewidth": 2.5}
+shown = all(claims.values())
 
+
+def finished(figure, title, suffix):
+    for panel in figure.axes:
+        panel.grid(alpha=0.25)
+    figure.suptitle(title if shown else f"Completion of {name}", fontsize=13)
+    figure.savefig(f"plot_ratings{suffix}.png", dpi=150)
+
+
+figure, (ranks, along) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
 for geometry, colour in COLOURS.items():
-    label = geometry + " (Euclidean)" * (geometry == "depth 1")
     run = runs["SteepestDescent", geometry]
-    along.plot(run.test, color=colour, label=label)
+    along.plot(run.test, color=colour)
     along.plot(run.stop, run.test[run.stop], "o", color=colour)
-    values.semilogy(range(1, LARGE + 1), run.singular_values, ".-", color=colour, label=label)
-    run = runs["ConjugateGradient", geometry]
-    timed.plot(run.seconds, run.train, color=colour, label=label)
-    timed.plot(*trust_regions[geometry], "^", color=colour, markersize=8)
-    ranks.plot(RANKS, chosen[geometry], "o-", color=colour, label=label)
-for panel, method, errors in (
-    (along, "SteepestDescent", "test"),
-    (timed, "ConjugateGradient", "train"),
-):
-    run = runs[method, "FixedRankEmbedded"]
-    x = run.seconds if panel is timed else np.arange(len(run.test))
-    panel.plot(
-        x, getattr(run, errors), ":", color="#E69F00", linewidth=2.5, label="FixedRankEmbedded"
-    )
-along.plot([], [], "o", color="0.5", label="least validation error")
-timed.plot([], [], "^", color="0.5", markersize=8, label="after 8 iterations of trust regions")
+    ranks.plot(RANKS, chosen[geometry], "o-", color=colour, label=geometry)
+along.plot(runs["SteepestDescent", "FixedRankEmbedded"].test, **THEIRS)
+ranks.plot([], [], label="FixedRankEmbedded", **THEIRS)
 for panel in (along, ranks):
-    panel.axhline(error_of_means, color="0.5", linestyle="--", label="user and item means")
-
-titles = (
-    f"At rank {LARGE} depth comes to a lower test error\nbefore it fits noise",
-    "Conjugate gradients and trust regions\nagainst time, which depends on the machine",
-    "Depth keeps all but few singular values small",
-    "Depth 3 hardly minds the rank;\nat its best rank, depth 1 is as good",
+    panel.axhline(error_of_means, color="0.5", linestyle="--")
+ranks.plot([], [], color="0.5", linestyle="--", label="user and item means")
+ranks.set(
+    title="Depth 3 hardly minds the rank" if shown else "Test error by rank",
+    xlabel="rank k of the completion",
+    ylabel="test error at the stop",
+    xscale="log",
 )
-if not all(claims.values()):
-    titles = "Test error", "Training error", "Singular values", "Test error and rank"
-for panel, title in zip(axes.flat, titles, strict=True):
-    panel.set_title(title)
+ranks.set_xticks(RANKS, RANKS)
+ranks.minorticks_off()
 along.set(
-    xlabel="iteration of steepest descent",
+    title=f"At rank {LARGE} depth 1 fits noise early" if shown else f"Test error at rank {LARGE}",
+    xlabel="iteration of steepest descent (dots: the stop)",
     ylabel="test error (root mean square)",
     ylim=(None, 1.2 * error_of_means),
 )
-timed.set(xlabel="seconds (conjugate gradients)", ylabel="training error (root mean square)")
+figure.legend(frameon=False, ncols=5, columnspacing=1.2, loc="outside lower center")
+finished(figure, "Depth makes up for a rank that is set too large", "")
+
+figure, (values, timed) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
+for geometry, colour in COLOURS.items():
+    run = runs["SteepestDescent", geometry]
+    values.semilogy(range(1, LARGE + 1), run.singular_values, ".-", color=colour)
+    run = runs["ConjugateGradient", geometry]
+    timed.plot(run.seconds, run.train, color=colour, label=geometry)
+    timed.plot(*trust_regions[geometry], "^", color=colour, markersize=8)
+run = runs["ConjugateGradient", "FixedRankEmbedded"]
+timed.plot(run.seconds, run.train, label="FixedRankEmbedded", **THEIRS)
+timed.plot([], [], "^", color="0.5", markersize=8, label="trust regions")
 values.set(
-    xlabel="i",
-    ylabel="singular value $s_i$ at the least validation error",
-    xticks=range(1, LARGE + 1, 2),
+    title=f"Singular values at the stop, rank {LARGE}",
+    xlabel="number i of the singular value",
+    ylabel="singular value $s_i$",
+    xticks=range(1, LARGE + 1, 3),
 )
-ranks.set(
-    xlabel="rank k",
-    ylabel="test error at the least validation error",
-    xscale="log",
-    xticks=RANKS,
-    xticklabels=RANKS,
+timed.set(
+    title=f"{ITERATIONS} iterations take as long at each depth",
+    xlabel="seconds of conjugate gradients (machines differ)",
+    ylabel="training error (root mean square)",
 )
-ranks.minorticks_off()
-for panel in axes.flat:
-    panel.legend(frameon=False)
-    panel.grid(alpha=0.25)
-figure.suptitle(f"Completion of {name}: {shape[0]} users, {shape[1]} items", fontsize=14)
-figure.savefig("plot_ratings.png", dpi=150)
+timed.legend(frameon=False)
+finished(figure, "Depth keeps all but few singular values small, at about the same price", "_runs")
 plt.show()

@@ -1,11 +1,9 @@
 r"""
-The shape of g^N: curved both ways, away from lower rank
-========================================================
+The shape of the metric: curved both ways, away from lower rank
+===============================================================
 
 At every depth above 1 the space of matrices under :math:`g^N` is curved, positively in some planes
-and negatively in others, and at finite depths without bound where two singular values vanish.
-Its shortest paths keep away from lower rank, which straight lines dive into, and the
-deeper, the more does it count how small a small singular value is.
+and negatively in others. Its shortest paths keep away from lower rank, and straight lines do not.
 
 .. image:: images/sphx_glr_plot_shape_001.png
    :alt: Curvature: extremes of 2 x 2 matrices, bounds near lower rank, random planes, geodesics
@@ -22,8 +20,13 @@ deeper, the more does it count how small a small singular value is.
    :class: figures-first
    :target: ../_images/sphx_glr_plot_shape_003.png
 
+At finite depths curvature has no bound where two singular values vanish. The deeper the network,
+the more it matters how small a small singular value is.
+
 The guide tells how to ask for :doc:`geodesics, distances and curvature </guide/geodesics>`, and the
-theory has the :ref:`equations of geodesics <geodesics>` and :ref:`of curvature <curvature>`.
+theory has the :ref:`equations of geodesics <geodesics>` and :ref:`of curvature <curvature>`. The
+functions are `riemdln.geodesics.geodesic`, `riemdln.geodesics.geodesic_between`,
+`riemdln.geodesics.pairwise_distances` and `riemdln.geodesics.sectional_curvature`.
 
 Run it with ``python examples/plot_shape.py``; it writes ``plot_shape_curvature.png``,
 ``plot_shape_geodesics.png`` and ``plot_shape_distances.png``. At infinite depth the metric is the
@@ -34,10 +37,10 @@ limit of :math:`N g^N`.
 # Planes of two singular values
 # -----------------------------
 # The curvature of a plane is positive where geodesics in it come together, and negative where they
-# part. At W = diag(s) the plane of two singular values is flat. With a vector u of it go two
-# turns, :math:`E_{12} + E_{21}`, which turns the left and the right singular vectors together, and
-# :math:`E_{12} - E_{21}`, which turns them apart. The curvature of the plane of u and a turn is a
-# quadratic form of the unit vector u, so three vectors determine it.
+# part. At W = diag(s) the plane of two singular values is flat. A vector u of it spans more planes
+# with two turns, :math:`E_{12} + E_{21}`, which turns the left and the right singular vectors
+# together, and :math:`E_{12} - E_{21}`, which turns them apart. The curvature of the plane of u and
+# a turn is a quadratic form of the unit vector u, so three vectors determine it.
 
 from itertools import combinations
 
@@ -145,8 +148,8 @@ for depth in DEPTHS:
 # %%
 # Random planes
 # -------------
-# Of planes of two random vectors at random 2 x 2 matrices about half are negatively curved, at
-# every depth, and of 3 x 3 matrices a third.
+# Take the plane of two random vectors at a random matrix. About half of these planes are negatively
+# curved at 2 x 2 matrices, and a third at 3 x 3 matrices, at every depth.
 
 planes = {}
 for n, count in ((2, 300), (3, 150)):
@@ -248,7 +251,7 @@ assert np.all(np.diff([values[:, 0] for values in middles.values()], axis=0) > 0
 # %%
 # Where geodesics end
 # -------------------
-# Followed on, a geodesic can come to lower rank in finite time, where :math:`g^N` ends. At depth 2
+# A geodesic that goes on can come to lower rank in finite time, where :math:`g^N` ends. At depth 2
 # some are known in closed form: from a positive definite W, with :math:`C C^T = C^T C`, that of the
 # velocity :math:`C W + W C` is
 #
@@ -327,9 +330,10 @@ COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", np.inf: "#CC79A7"}
 NAMES = {1: "depth 1: straight lines", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
 
 
-def finished(figure, panels, name):
-    for panel in panels:
+def finished(figure, title, name):
+    for panel in figure.axes:
         panel.grid(alpha=0.25)
+    figure.suptitle(title, fontsize=13)
     figure.savefig(f"plot_shape_{name}.png", dpi=150)
 
 
@@ -363,7 +367,7 @@ for line, name in (("-", "two values small"), (":", "one value small")):
 for line, name in (("-", r"$2 \times 2$"), ("--", r"$3 \times 3$")):
     share.plot([], [], line, color="0.4", label=name)
 both.set(
-    title="Planes of both signs at every depth",
+    title="2 x 2 matrices have planes of both signs",
     xlabel="$s_2 / s_1$ of $2 \\times 2$ matrices, $s_1 = 1$",
     ylabel="curvature, least to largest",
 )
@@ -389,7 +393,7 @@ both.invert_xaxis()
 rank.invert_xaxis()
 for panel in (both, rank, share):
     panel.legend(frameon=False)
-finished(figure, (both, rank, share, apart_by), "curvature")
+finished(figure, "The space of matrices is curved both ways, at every depth above 1", "curvature")
 
 figure, ((way, worst), (turned, end)) = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained")
 shown = np.argmin(smallest[1].min(axis=1))
@@ -410,7 +414,7 @@ way.set(
     ylabel="smallest singular value",
 )
 worst.set(
-    title="... nor do they between other pairs",
+    title="Nor do they between other pairs",
     xlabel=f"{RANDOM_PAIRS} random pairs, the worst first",
     ylabel="least on the way / at the smaller end",
 )
@@ -420,11 +424,11 @@ turned.set(
     ylabel="singular values half-way",
 )
 end.set(
-    title="Followed on, geodesics can end,\nbut not at infinite depth",
+    title="Geodesics that go on can end,\nbut not at infinite depth",
     xlabel="time",
     ylabel="smallest singular value",
 )
-finished(figure, (way, worst, turned, end), "geodesics")
+finished(figure, "Deep geodesics keep away from lower rank", "geodesics")
 
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
 SHADES = ["#440154", "#31688e", "#35b779", "#dfa60c"]
@@ -438,6 +442,6 @@ for panel, places in zip(panels, maps.values(), strict=True):
     panel.set_aspect("equal", adjustable="datalim")
 panels[0].set_title("Euclidean: one place for each frame (shapes)")
 panels[1].set_title(r"Infinite depth: the first axis is $\ln s_2$")
-panels[1].legend(frameon=False)
-finished(figure, panels, "distances")
+panels[1].legend(frameon=False, loc="lower right")
+finished(figure, "At infinite depth it matters how small a singular value is", "distances")
 plt.show()

@@ -2,9 +2,8 @@ r"""
 Weight decay of layers takes singular values to zero
 ====================================================
 
-Weight decay on the layers lowers the singular values of their product, and takes those below a
-threshold to zero: continuously at depth 2, by a jump at greater depths. The threshold and the jump
-have closed forms, which flows meet.
+Weight decay on the layers takes small singular values of their product to zero. At depth 2 it does
+so gradually, at greater depths by a jump at a threshold.
 
 .. image:: images/sphx_glr_plot_weight_decay_001.png
    :alt: What is left of a singular value, by depth; thresholds; a flow that collapses
@@ -12,7 +11,8 @@ have closed forms, which flows meet.
    :target: ../_images/sphx_glr_plot_weight_decay_001.png
 
 The guide tells how to use :doc:`weight decay </guide/weight_decay>`, and the theory has
-:ref:`its equations <decay>`.
+:ref:`its equations <decay>`. The functions are `riemdln.layer_decay`, `riemdln.collapse_threshold`
+and `riemdln.decayed_singular_value`.
 
 Run it with ``python examples/plot_weight_decay.py``; it writes ``plot_weight_decay.png``.
 """
@@ -56,6 +56,7 @@ def problem_at(depth, target, rate=RATE):
 # %%
 # What is left
 # ------------
+# The threshold and the jump have closed forms, which flows meet.
 # Flows from a singular value of 3 go to `decayed_singular_value`: one run of an ensemble of 1 x 1
 # matrices for each depth, one for each target, those near the threshold left out.
 
@@ -167,9 +168,9 @@ for depth in (2, 3, np.inf):
     if depth > 2:
         thresholds.loglog(rates, closed[:, 1], color=COLOURS[depth], linestyle="--")
 thresholds.set(
-    title=r"Threshold $\sigma_c$, and jump $s_c$ (dashed)",
+    title="Threshold, and what is left there (dashed)",
     xlabel=r"rate $\mu$ of the decay",
-    ylabel=r"$\sigma_c$, $s_c$",
+    ylabel=r"target $\sigma_c$ and what is left of it, $s_c$",
 )
 thresholds.legend(frameon=False, loc="lower right")
 for depth in RUNS:
@@ -178,14 +179,14 @@ for depth in RUNS:
 collapse.set(
     title="Singular values of a 4 x 4 matrix: none, one and two of them collapse",
     xlabel=r"time in units of $1 / (\mu N)$, at infinite depth of $1 / \mu$",
-    ylabel="$s_1, ..., s_4$",
+    ylabel="singular values $s_1, ..., s_4$",
     xlim=(0, 40),
     ylim=(1e-14, 10),
 )
 for panel in (fate, thresholds, collapse):
     panel.grid(alpha=0.25)
 figure.suptitle(
-    "Weight decay takes small singular values to zero: gently at depth 2, by a jump beyond",
+    "Weight decay takes small singular values to zero: gently at depth 2, by a jump if deeper",
     fontsize=12,
 )
 figure.savefig("plot_weight_decay.png", dpi=150)
