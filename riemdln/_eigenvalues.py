@@ -47,4 +47,14 @@ def largest_eigenvalue(
     if not shifted(start).any():
         return -shift  # only the zero map takes a random vector to zero, and eigsh refuses it
     operator = LinearOperator((dimension, dimension), matvec=shifted, dtype=float)
-    return float(eigsh(operator, k=1, which="LA", v0=start, return_eigenvectors=False)[0] - shift)
+    # More vectors than eigsh takes by itself, as eigenvalues may lie close together.
+    (value,) = eigsh(
+        operator,
+        k=1,
+        which="LA",
+        v0=start,
+        ncv=min(60, dimension - 1),
+        tol=1e-12,
+        return_eigenvectors=False,
+    )
+    return float(value - shift)

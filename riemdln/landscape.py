@@ -362,6 +362,13 @@ def escape_time(start: ArrayLike, sigma: ArrayLike, depth: float, *, fraction: f
         to_numpy(finite_array(name, value)).astype(np.float64)
         for name, value in (("start", start), ("sigma", sigma))
     )
+    try:
+        start, sigma = np.broadcast_arrays(start, sigma)
+    except ValueError as error:
+        raise ValueError(
+            f"start must have a shape that broadcasts with that of sigma, {sigma.shape}, got "
+            f"{start.shape}"
+        ) from error
     if not (np.all(sigma > 0) and np.all((start > 0) & (start < fraction * sigma))):
         raise ValueError(
             "start must be positive and less than fraction * sigma, got start from "
@@ -371,12 +378,16 @@ def escape_time(start: ArrayLike, sigma: ArrayLike, depth: float, *, fraction: f
     power = 2 / depth - 1
     first = start / sigma
     with np.errstate(over="ignore", invalid="ignore"):
+        speed = DeepLinearMetric(depth).kernel(sigma, sigma)
         powers = -(fraction**power) * boxcox(first / fraction, power)
         time = (
             powers + np.log1p((fraction - first) / (1 - fraction)) + _rest(first, fraction, power)
-        ) / DeepLinearMetric(depth).kernel(sigma, sigma)
-    if not np.all(np.isfinite(time)):
-        raise ValueError(f"the escape time is beyond the largest number at depth {depth}")
+        ) / speed
+    if not np.all(np.isfinite(time) & np.isfinite(speed)):
+        raise ValueError(
+            f"the escape time is out of the range of floating-point numbers at depth {depth}, with "
+            f"start from {start.min():g} and sigma up to {sigma.max():g}"
+        )
     return time[()]
 
 

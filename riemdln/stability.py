@@ -22,9 +22,11 @@ from riemdln._arrays import (
     point_of_shape,
     positive_number,
     require_unmasked,
+    to_numpy,
 )
 from riemdln._eigenvalues import largest_eigenvalue
 from riemdln.flows._problem import require_problem
+from riemdln.manifolds._coordinates import coordinates_around
 from riemdln.networks import end_to_end
 
 __all__ = ["Spectrum", "max_stable_step", "network_sharpness", "sharpness", "spectrum"]
@@ -155,9 +157,10 @@ def spectrum(
     manifold = problem.manifold
     if manifold.point_layout == 1:
         require_unmasked("point", point)
-        point = finite("point", np.asarray(point))
-        if point.dtype.kind in "iuf":
-            point = point.astype(np.float64)
+        point = np.asarray(point)
+        if point.dtype.kind not in "iufc":
+            raise TypeError(f"point must be an array of numbers, got dtype {point.dtype}")
+        point = finite("point", point if point.dtype.kind == "c" else point.astype(np.float64))
     count = integer("count", count)
     if count > manifold.dim:
         raise ValueError(f"count must be at most {manifold.dim}, the dimension of {manifold}")
@@ -167,10 +170,18 @@ def spectrum(
             image = problem.riemannian_hessian(point, vector)
         return manifold.to_tangent_space(point, image)
 
+    def draw() -> Vector:
+        # The factors of a product draw from generators that may have one seed.
+        count = len(getattr(manifold, "manifolds", [manifold]))
+        vectors = [manifold.random_tangent_vector(point) for _ in range(count)]
+        for j in range(1, count):
+            vectors[0][j] = vectors[j][j]
+        return vectors[0]
+
     space = _Space(
         dimension=int(manifold.dim),
         inner=lambda a, b: float(manifold.inner_product(point, a, b)),
-        draw=lambda: manifold.random_tangent_vector(point),
+        draw=draw,
         tangent=lambda vector: manifold.to_tangent_space(point, vector),
     )
     return _extreme_eigenvalues(
@@ -353,7 +364,10 @@ def network_sharpness(problem: Problem, layers: Sequence[ArrayLike]) -> float:
         raise ValueError(
             f"problem.manifold must have m x n matrices as points, got {problem.manifold}"
         )
-    matrices: list[Array] = [layer.astype(float) for layer in chained_layers("layers", layers)]
+    matrices: list[Array] = [
+        to_numpy(W).astype(np.float64) for W in chained_layers("layers", layers)
+    ]
+    coordinates_around(problem.manifold, end_to_end(matrices), "the end-to-end matrix of layers")
     size = sum(layer.size for layer in matrices)
     return largest_eigenvalue(_hessian_of_layers(problem, matrices), size)
 

@@ -61,7 +61,8 @@ def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Pr
     TypeError, ValueError
         If `problem` is no problem, its metric is not spectral, `rate` is not a positive, finite
         number, `depth` is not a depth, or it is left out where the metric has none or an imbalance,
-        which decays too.
+        which decays too. If `depth` is 2 or more under a metric whose flows pass through lower rank
+        (`keeps_rank`): there the cost has an edge, over which a flow would go to and fro.
 
     See Also
     --------
@@ -130,6 +131,11 @@ def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Pr
         raise ValueError(
             "depth must be given where the metric is not that of balanced layers, got a problem "
             f"on: {manifold}"
+        )
+    if chosen >= 2 and not manifold.metric.keeps_rank:
+        raise ValueError(
+            f"depth must be below 2 where flows pass through lower rank, at which the cost has an "
+            f"edge, got {chosen:g} on: {manifold}"
         )
     term = _BalancedDecay if chosen == own else _Decay
     return SpectralProblem(problem, term(rate, chosen))
@@ -259,7 +265,7 @@ def collapse_threshold(rate: float, depth: float) -> CollapseThreshold:
     rate, depth = positive_number("rate", rate), real_depth("depth", depth)
     if depth < 2:
         return CollapseThreshold(0.0, 0.0)
-    a, b = 1 / (2 - 2 / depth), 1 - 2 / depth
+    a, b = 1 / (2 - 2 / depth), 1.0 if math.isinf(depth) else (depth - 2) / depth
     return CollapseThreshold((2 - 2 / depth) * rate**a * b ** (a - 1), (rate * b) ** a)
 
 

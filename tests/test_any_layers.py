@@ -554,3 +554,17 @@ def test_at_depth_two_every_imbalance_bounds_the_error_of_its_metric(rng, widths
         size = sum(np.linalg.norm(W, 2) ** 2 for W in layers)
         error = velocity_error(layers, DeepLinearMetric(2, imbalance=c))
         assert error * size <= (above + below) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(15, 20), (20, 15), (30, 10)])
+def test_the_velocity_error_of_many_balanced_weights_is_one_of_rounding(shape):
+    for seed in range(3):
+        W = np.random.default_rng(seed).standard_normal(shape)
+        for depth in (2, 3):
+            assert velocity_error(balanced_layers(W, depth), DeepLinearMetric(depth)) < 1e-12
+
+
+def test_layers_of_another_library_come_to_balance():
+    layers = [array_api_strict.asarray([[1.0]]), array_api_strict.asarray([[4.0]])]
+    flow = balancing_flow(layers, [0.0, 5.0])
+    np.testing.assert_allclose([W.item() for W in flow.layers[-1]], 2.0, rtol=1e-7)

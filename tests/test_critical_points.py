@@ -287,7 +287,7 @@ def test_bad_input_is_refused(rng):
         (lambda: escape_time(0.1, -1.0, 2), "start must be positive"),
         (lambda: escape_time(0.1, 1.0, 0.5), "depth must be a number from 1"),
         (lambda: escape_time(0.1, 1.0, 2, fraction=1.0), "fraction must be between 0 and 1"),
-        (lambda: escape_time(1e-300, 1e-10, math.inf), "beyond the largest number"),
+        (lambda: escape_time(1e-300, 1e-10, math.inf), "out of the range"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
@@ -431,3 +431,11 @@ def test_runs_from_near_zero_pass_the_saddles_at_distances_by_a_power(rng):
 def test_modes_are_sets_of_modes():
     with pytest.raises(TypeError, match=r"^modes must be a list of sets of modes.* got 0 in it"):
         next(critical_points(np.eye(2), depth=2, modes=[0, 1]))
+
+
+@pytest.mark.parametrize("depth", [2, 3, np.inf])
+def test_times_out_of_range_are_refused(depth):
+    with pytest.raises(ValueError, match="^the escape time is out of the range"):
+        escape_time(1e-3, 1e308, depth)
+    with pytest.raises(ValueError, match="^start must have a shape that broadcasts"):
+        escape_time([1e-3, 1e-2], [1.0, 2.0, 3.0], depth)

@@ -628,3 +628,24 @@ def test_refuses_what_is_no_increasing_function():
     decreasing = SpectralMetric(LoewnerKernel(lambda x: -x, lambda x: -1.0))
     with pytest.raises(ValueError, match="it must be finite and nonnegative"):
         decreasing.sharp(np.eye(2), np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("differences", "offsets"),
+    [
+        ([1e-4, 1e12], [0.0, 1e-4, 1e12]),
+        ([1e12, -2e12, 1e-5], [1e12, 2e12, 0.0, 1e-5]),
+        ([1e-12, 1e4], [0.0, 1e-12, 1e4]),
+        ([-1e4, -1e-12], [1e4, 1e-12, 0.0]),
+        ([0.1, 0.2, -0.3], [0.0, 0.1, 0.3, 0.0]),
+    ],
+)
+def test_small_differences_stand_beside_large_ones(differences, offsets):
+    """The singular values of layers of a singular value of zero are the roots of the c_j."""
+    own = ImbalancedKernel(differences).layer_singular_values(np.zeros(1))
+    np.testing.assert_allclose(np.concatenate(own) ** 2, offsets, rtol=1e-12)
+
+
+def test_an_imbalance_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="^imbalance must be finite"):
+        DeepLinearMetric(3, 1e308)

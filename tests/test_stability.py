@@ -507,3 +507,36 @@ def test_refuses_hessians_that_are_wrong():
         max_stable_step(problem(lambda x, X: -X), np.ones(3))
     with pytest.raises(RuntimeError, match="not found in 2 products"):
         spectrum(problem(lambda x, X: np.array([1.0, 2.0, 3.0]) * X), np.ones(3), max_products=2)
+
+
+def test_factors_of_a_product_with_one_seed_are_drawn_apart():
+    """The cost couples two matrices, which equal draws would move alike."""
+    one, other = (FullRank(2, 2, DeepLinearMetric(3), rng=0) for _ in range(2))
+    manifold = pymanopt.manifolds.Product([one, other])
+
+    @pymanopt.function.autograd(manifold)
+    def cost(X, Y):
+        return anp.sum((X - Y) ** 2) / 2
+
+    point = [np.diag([2.0, 1.0])] * 2
+    problem = pymanopt.Problem(manifold, cost)
+    values = spectrum(problem, point, 8).eigenvalues
+    # X - Y moves by twice the kernel, and X + Y not at all.
+    s = np.array([2.0, 1.0])
+    expected = np.sort(np.concatenate([2 * one.metric.kernel(s[:, None], s).ravel(), [0.0] * 4]))
+    np.testing.assert_allclose(values, expected[::-1], atol=1e-8 * expected[-1])
+
+
+def test_layers_must_lead_to_a_point_of_the_manifold():
+    manifold = FullRank(3, 3, DeepLinearMetric(2))
+    plain = pymanopt.function.numpy(manifold)
+    problem = pymanopt.Problem(
+        manifold,
+        plain(lambda W: np.sum((W - 1) ** 2) / 2),
+        euclidean_gradient=plain(lambda W: W - 1),
+        euclidean_hessian=plain(lambda W, X: X),
+    )
+    with pytest.raises(ValueError, match="^the end-to-end matrix of layers must have shape"):
+        network_sharpness(problem, [np.eye(2), np.eye(2)])
+    with pytest.raises(TypeError, match="^point must be an array of numbers"):
+        spectrum(problem, "x")

@@ -585,7 +585,7 @@ def test_what_has_no_layers_says_so(manifold):
         FixedStep(0.1, 0.1).search(np.sum, manifold, np.eye(2), np.eye(2), 0.0, 0.0)
 
 
-@pytest.mark.parametrize("metric", [DeepLinearMetric(1), DeepLinearMetric(2, 0.5)], ids=str)
+@pytest.mark.parametrize("metric", [DeepLinearMetric(5), DeepLinearMetric(3, [0.0, 0.5])], ids=str)
 def test_layers_of_another_depth_decay_in_the_cost(rng, metric):
     """The cost is that of explicit layers, and all derivatives are those of the cost."""
     manifold = FullRank(2, 3, metric, rng=1)
@@ -601,6 +601,8 @@ def test_layers_off_balance_have_no_decay_of_their_own():
     manifold = FullRank(2, 2, DeepLinearMetric(2, 0.5))
     with pytest.raises(ValueError, match="^depth must be given where the metric is not that of"):
         layer_decay(regression(manifold, np.eye(2)), 1.0)
+    with pytest.raises(ValueError, match="^depth must be below 2 where flows pass through lower r"):
+        layer_decay(regression(manifold, np.eye(2)), 1.0, 2)
     with pytest.raises(ValueError, match="^weight_decay needs .* of balanced layers"):
         FixedStep(0.1, 0.1).search(np.sum, manifold, np.eye(2), np.eye(2), 0.0, 0.0)
 

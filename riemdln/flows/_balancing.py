@@ -10,7 +10,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import OdeSolver
 
-from riemdln._arrays import chained_layers
+from riemdln._arrays import chained_layers, to_numpy
 from riemdln._memory import Memory
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import BalancingFlow
@@ -130,7 +130,7 @@ def balancing_flow(
     >>> flow.points.ravel()
     array([4., 4., 4.])
     """
-    start = [layer.astype(np.float64) for layer in chained_layers("layers", layers)]
+    start: list[Vector] = [to_numpy(W).astype(np.float64) for W in chained_layers("layers", layers)]
     if len(start) == 1:
         raise ValueError("layers must be at least two to be balanced, got one")
     trajectory = Trajectory(

@@ -11,6 +11,7 @@ import numpy as np
 from riemdln._arrays import (
     Array,
     everywhere,
+    finite,
     finite_array,
     floating_array,
     floating_arrays,
@@ -94,11 +95,7 @@ class ImbalancedKernel(Kernel):
                 f"imbalance must be a sequence of numbers, got shape {differences.shape}"
             )
         self._imbalance = tuple(differences.tolist())
-        offsets = np.concatenate([[0.0], np.cumsum(differences)])
-        offsets -= offsets.min()
-        # Sums that should come back to the least one do so but for rounding errors.
-        offsets[offsets <= 4 * np.finfo(float).eps * np.abs(differences).sum()] = 0.0
-        self._c = tuple(offsets.tolist())
+        self._c = tuple(_offsets(differences).tolist())
 
     @property
     def depth(self) -> int:
@@ -238,6 +235,25 @@ class ImbalancedKernel(Kernel):
             if everywhere(xp.abs(step) <= limits(s).eps ** 0.5, otherwise=False):
                 break  # the next one would be lost in rounding
         return xp.where(positive, xp.exp(u / 2), 0.0)
+
+
+def _offsets(differences: np.ndarray) -> np.ndarray:
+    """The numbers c_j with these differences, of which the least is zero.
+
+    They are summed from the least one on, so that large differences elsewhere cost small ones no
+    digits. Sums that come back to the least one do so up to rounding errors of what was summed.
+    """
+
+    def outwards(steps: np.ndarray) -> np.ndarray:
+        before, after = steps[:least][::-1], steps[least:]
+        return np.concatenate([np.cumsum(before)[::-1], [0.0], np.cumsum(after)])
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        least = int(np.argmin(np.concatenate([[0.0], np.cumsum(differences)])))
+        signs = np.where(np.arange(len(differences)) < least, -1.0, 1.0)
+        offsets = finite("imbalance", outwards(signs * differences))
+        sizes = outwards(np.abs(differences))
+    return np.where(offsets <= 4 * np.finfo(float).eps * sizes, 0.0, offsets)
 
 
 def network_kernel(depth: float, imbalance: Any = 0.0) -> DeepLinearKernel | ImbalancedKernel:
