@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from riemdln._arrays import nonnegative_number, positive_number
+from riemdln._arrays import NotFiniteError, nonnegative_number, positive_number
 from riemdln.weight_decay import balanced_depth
 
 __all__ = ["FixedStep"]
@@ -39,8 +39,7 @@ class FixedStep:
     pymanopt's optimizers stop where a step is shorter than their `min_step_size`. Here they compare
     it with the learning rate, not with the length of the step, so that a run goes on until
     `min_gradient_norm` or `max_iterations` ends it, unless the learning rate itself is smaller.
-    With too large a learning rate the run diverges, until an error says that the gradient or the
-    step is no longer finite.
+    With a far too large learning rate the run diverges, until an error says so.
 
     Near a minimum the rate has to be less than `max_stable_step`, which is known from the Hessian
     there, for every retraction. Nine tenths of it are a good first choice where the minimum, and
@@ -93,7 +92,19 @@ class FixedStep:
     def search(
         self, objective: Callable[..., float], manifold: Any, x: Any, d: Any, f0: float, df0: float
     ) -> tuple[float, Any]:
-        """Take one step: the learning rate and the new point, as pymanopt's line searchers do."""
+        """Take one step: the learning rate and the new point, as pymanopt's line searchers do.
+
+        Raises
+        ------
+        ValueError
+            If the slope `df0` is not finite, as where a run diverges.
+        """
+        if not math.isfinite(df0):
+            raise NotFiniteError(
+                f"the run diverged: its cost is {float(f0):g}, and its gradient is not finite or "
+                f"has no finite length. The learning rate {self.step_size:g} may be too large: see "
+                "max_stable_step"
+            )
         if not self.weight_decay:
             return self.step_size, manifold.retraction(x, self.step_size * d)
         depth = balanced_depth(manifold)

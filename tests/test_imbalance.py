@@ -554,11 +554,11 @@ def test_positive_definite_matrices_take_an_imbalance():
 
 def test_metrics_with_an_imbalance_are_pickled_and_printed():
     metric = DeepLinearMetric(3, [0.5, -1.0])
-    assert repr(metric) == "DeepLinearMetric(depth=3, imbalance=[0.5, -1.0])"
+    assert repr(metric) == "DeepLinearMetric(depth=3, imbalance=(0.5, -1.0))"
     copied = pickle.loads(pickle.dumps(metric))
     assert copied.imbalance == (0.5, -1.0)
     assert copied.depth == 3
-    assert DeepLinearMetric(3).imbalance == (0.0, 0.0)
+    assert DeepLinearMetric(3).imbalance == 0.0
     assert DeepLinearMetric(3).is_balanced
     assert not metric.is_balanced
     assert DeepLinearMetric(3, DeepLinearMetric(3).imbalance).is_balanced
@@ -625,9 +625,10 @@ def test_refuses_what_is_no_increasing_function():
         LoewnerKernel(2.0, np.cos)
     with pytest.raises(TypeError, match="^derivative must be a function of squares"):
         LoewnerKernel(np.sin, None)
-    decreasing = SpectralMetric(LoewnerKernel(lambda x: -x, lambda x: -1.0))
-    with pytest.raises(ValueError, match="it must be finite and nonnegative"):
-        decreasing.sharp(np.eye(2), np.eye(2))
+    with pytest.raises(ValueError, match="^function must increase, got one with the slopes"):
+        LoewnerKernel(lambda x: -x, lambda x: -1.0 + 0 * x)
+    with pytest.raises(ValueError, match="^derivative must be that of function"):
+        LoewnerKernel(lambda x: x + np.log1p(x), lambda x: 1 + x)
 
 
 @pytest.mark.parametrize(

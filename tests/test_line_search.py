@@ -6,7 +6,7 @@ import pytest
 from pymanopt.manifolds import Euclidean
 from pymanopt.optimizers import SteepestDescent
 
-from riemdln import FixedStep
+from riemdln import DeepLinearMetric, FixedStep, FullRank
 
 
 def run(step_size, **options):
@@ -35,3 +35,20 @@ def test_the_optimizer_compares_its_least_step_with_the_learning_rate():
 
 def test_shows_its_learning_rate():
     assert repr(FixedStep(0.1)) == "FixedStep(0.1)"
+
+
+@pytest.mark.parametrize("retraction", ["linear", "network"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_run_that_diverges_says_so(depth, retraction):
+    manifold = FullRank(2, 2, DeepLinearMetric(depth), retraction=retraction)
+    target = np.diag([3.0, 1.0])
+    plain = pymanopt.function.numpy(manifold)
+    problem = pymanopt.Problem(
+        manifold,
+        plain(lambda W: np.sum((W - target) ** 2) / 2),
+        euclidean_gradient=plain(lambda W: W - target),
+    )
+    optimizer = SteepestDescent(FixedStep(2.5), max_iterations=3000, verbosity=0)
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(ValueError) as caught:
+        optimizer.run(problem, initial_point=np.eye(2))
+    assert "diverged" in str(caught.value) or "must be finite" in str(caught.value)

@@ -98,9 +98,9 @@ class DeepLinearKernel(Kernel):
         return self._depth
 
     @property
-    def imbalance(self) -> tuple[float, ...]:
-        """The differences c_{j+1} - c_j, zeros: the layers are balanced. Nothing without layers."""
-        return (0.0,) * int(self.depth - 1) if self.depth % 1 == 0 else ()
+    def imbalance(self) -> float:
+        """The difference of neighbouring layers, zero: they are balanced."""
+        return 0.0
 
     @property
     def order(self) -> float:

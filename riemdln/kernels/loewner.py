@@ -42,6 +42,8 @@ class LoewnerKernel(Kernel):
     ------
     TypeError
         If one of the two cannot be called.
+    ValueError
+        If `function` does not increase between 0.1 and 10, or `derivative` is not its derivative.
 
     Notes
     -----
@@ -82,10 +84,28 @@ class LoewnerKernel(Kernel):
             if not callable(value):
                 raise TypeError(f"{name} must be a function of squares, got {value!r}")
         self._function, self._derivative = function, derivative
+        self._require_derivative()
 
     def __repr__(self) -> str:
         # Without the address that the repr of a function has, which differs from run to run.
         return f"LoewnerKernel({getattr(self._function, '__qualname__', self._function)})"
+
+    def _require_derivative(self) -> None:
+        x, step = np.geomspace(0.1, 10.0, 9), 1e-4
+        try:
+            above, below = (np.asarray(self._function(x * (1 + h))) for h in (step, -step))
+            slopes = np.asarray(self._derivative(x))
+        except TypeError:
+            return  # functions of arrays of another library
+        quotients = (above - below) / (2 * step * x)
+        if not np.all(quotients > 0):
+            raise ValueError(
+                f"function must increase, got one with the slopes {quotients} at x = {x}"
+            )
+        if not np.allclose(slopes, quotients, rtol=1e-3):
+            raise ValueError(
+                f"derivative must be that of function, {quotients} at x = {x}, got {slopes}"
+            )
 
     def __call__(self, s: Array, t: Array) -> Array:
         """The kernel, entry by entry."""

@@ -113,18 +113,19 @@ class DeepLinearMetric(SpectralMetric):
         return self._network.depth
 
     @property
-    def imbalance(self) -> tuple[float, ...]:
-        """The differences c_{j+1} - c_j of the layers, and nothing where there are no layers."""
+    def imbalance(self) -> float | tuple[float, ...]:
+        """The differences c_{j+1} - c_j, or 0.0 for all of balanced layers."""
         return self._network.imbalance
 
     @property
     def is_balanced(self) -> bool:
-        """Whether all of these differences are zero."""
-        return not any(self.imbalance)
+        """Whether the layers are balanced."""
+        return self.imbalance == 0.0
 
     def __repr__(self) -> str:
-        imbalance = "" if self.is_balanced else f", imbalance={[*self.imbalance]}"
-        return f"DeepLinearMetric(depth={self.depth:.15g}{imbalance})"
+        if self.is_balanced:
+            return f"DeepLinearMetric(depth={self.depth:.15g})"
+        return f"DeepLinearMetric(depth={self.depth}, imbalance={self.imbalance})"
 
     def require_shape(self, m: int, n: int) -> None:
         """Raise a ValueError at infinite depth unless m = n."""
