@@ -49,6 +49,8 @@ def test_a_run_that_diverges_says_so(depth, retraction):
         euclidean_gradient=plain(lambda W: W - target),
     )
     optimizer = SteepestDescent(FixedStep(2.5), max_iterations=3000, verbosity=0)
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(ValueError) as caught:
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(ValueError, match="^the run diverged|must be finite"),
+    ):
         optimizer.run(problem, initial_point=np.eye(2))
-    assert "diverged" in str(caught.value) or "must be finite" in str(caught.value)
