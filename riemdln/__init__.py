@@ -41,7 +41,6 @@ from riemdln.networks import (
     layer_gradients,
     nearest_imbalance,
     random_layers,
-    velocity_error,
 )
 from riemdln.stability import (
     Spectrum,
@@ -50,6 +49,7 @@ from riemdln.stability import (
     sharpness,
     spectrum,
 )
+from riemdln.velocity import velocity_error
 from riemdln.weight_decay import (
     CollapseThreshold,
     collapse_threshold,
