@@ -6,9 +6,9 @@ Train the layers of a deep linear network by gradient descent. Does it converge,
 minimizer, and what do noise and finite steps change? In twenty minutes this page answers each
 question for one small regression.
 
-Every number on this page is computed when the page is built, and every claim is asserted. At the
-end of the page you can download it as a notebook or as a script. It needs riemdln and matplotlib,
-and runs in seconds. For all four questions in brief see :doc:`/guide/four_questions`.
+All results are computed when the page is built, and what is said of them is asserted or printed. At
+the end of the page you can download it as a notebook or as a script. It needs riemdln and
+matplotlib, and runs in seconds.
 """
 
 # %%
@@ -109,11 +109,11 @@ plt.show()
 # %%
 # Does it converge?
 # -----------------
-# Yes: for least squares a flow of balanced layers always ends at a critical point, where the
-# gradient is zero. Here is the one of each rank that has the largest singular values. The last is
-# the minimum. The others are saddles, and a run from a small start comes near each. At depth 3 they
-# are not strict: the cost does not curve downwards there. So the run is slow to leave, and its cost
-# has steps.
+# Yes. For least squares a flow of balanced layers always ends at a critical point, where the
+# gradient is zero. This is a theorem: :doc:`/guide/four_questions` has its source. Here is the
+# critical point of each rank that has the largest singular values. The last is the minimum. The
+# others are saddles, and a run from a small start comes near each. At depth 3 they are not strict:
+# the cost does not curve downwards there. So the run is slow to leave, and its cost has steps.
 
 points = list(riemdln.critical_points(Y, X, depth=3, modes=[range(k) for k in range(5)]))
 flow = flows[3]
@@ -310,7 +310,8 @@ for depth in (1, 2, 3):
 #
 # Where to go next
 # ----------------
-# - In pictures, all the words: :doc:`/guide/concepts`.
+# - All four questions in brief: :doc:`/guide/four_questions`. The words, in pictures:
+#   :doc:`/guide/concepts`.
 # - Does it converge, how fast: :doc:`/guide/flows`, :doc:`/guide/where_runs_end`, with
 #   :doc:`/gallery/plot_singular_values` and :doc:`/gallery/plot_greedy_learning`.
 # - To which minimizer: :doc:`/guide/low_rank`, :doc:`/guide/imbalance`, :doc:`/guide/weight_decay`,
