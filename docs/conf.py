@@ -31,7 +31,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "tutorial_source"]
 templates_path = ["_templates"]
 
 # A name in backticks is a link where it can be imported, and emphasized where it cannot.
@@ -60,8 +60,9 @@ bibtex_reference_style = "author_year"
 copybutton_exclude = ".linenos, .gp, .go"
 
 sphinx_gallery_conf = {
-    "examples_dirs": "../examples",
-    "gallery_dirs": "gallery",
+    "examples_dirs": ["../examples", "tutorial_source"],
+    "gallery_dirs": ["gallery", "tutorial"],
+    "copyfile_regex": r"index\.rst",  # the tutorial is one page, and needs no list of pages
     "ignore_pattern": r"__\w+__\.py",
     "within_subsection_order": ExplicitOrder(
         [
@@ -89,6 +90,7 @@ sphinx_gallery_conf = {
             "plot_edge_of_stability.py",
             "plot_solvers.py",
             "plot_own_metric.py",
+            "plot_tutorial.py",
         ]
     ),
     "download_all_examples": False,

@@ -118,6 +118,7 @@ FULL_NAME = re.compile(r"`[^`<]*<?~?(riemdln(?:\.\w+)+)[^`]*`")
         *PAGES,
         *sorted((ROOT / "riemdln").rglob("*.py")),
         *sorted((ROOT / "examples").glob("*.py")),
+        ROOT / "docs/tutorial_source/plot_tutorial.py",
     ],
     ids=name,
 )
