@@ -248,7 +248,7 @@ drift.set_title("Finite steps disturb balance", fontsize=11)
 drift.set(xlabel="step size of gradient descent", ylabel="imbalance at time 1")
 drift.set_xscale("log", base=2)
 departure.set_title("Imbalance leads off the flow", fontsize=11)
-departure.set(xlabel="imbalance of the start", ylabel="distance from the flow of $g^N$ at time 1")
+departure.set(xlabel="imbalance of the start", ylabel="distance from the balanced flow")
 for panel in (drift, departure):
     panel.grid(alpha=0.25)
 figure.legend(frameon=False, loc="outside lower center", ncols=5)

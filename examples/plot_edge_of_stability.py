@@ -199,7 +199,7 @@ for p, marker in ((2, "o"), (4, "s")):
     rates.semilogy(DEPTHS, shares, color="0.5", linewidth=1, zorder=0)
     dots = [measured[p, depth] for depth in DEPTHS]
     rates.plot(DEPTHS, dots, marker, color="#CC79A7", label=f"measured, loss $\\ell_{p}$")
-rates.plot([], [], color="0.5", linewidth=1, label=r"predicted, $2 / \lambda$")
+rates.plot([], [], color="0.5", linewidth=1, label="predicted, 2 / sharpness")
 rates.set(
     title="The largest stable rate is met to 1 %",
     xlabel="depth",
@@ -217,7 +217,7 @@ two.loglog(
     ":",
     color=COLOURS[3],
     linewidth=1.8,
-    label="depth 3, balanced\nafter each step",
+    label="depth 3, balance\nmade anew each step",
 )
 two.set_title("Runs 5 % above it, loss $\\ell_2$")
 two.legend(frameon=False, loc="lower left")

@@ -262,12 +262,12 @@ for depth, colour in COLOURS.items():
     escapes.loglog(ESCAPES, measured[depth], "o", color=colour, markersize=5)
 escapes.plot([], [], "o", color="0.5", markersize=5, label="measured")
 close.set(
-    title="Ever closer (dots: rank 1, squares: rank 2)",
-    ylabel="least distance from the saddle",
+    title="To saddles of rank 1 (dots) and 2 (squares)",
+    ylabel="least distance on the way",
 )
-escapes.set(title="Ever longer at zero", ylabel="time to leave zero")
+escapes.set(title="Ever longer at zero", ylabel="time until half is learned")
 for panel in (close, escapes):
-    panel.set_xlabel(r"size $\varepsilon$ of the start")
+    panel.set_xlabel(r"size $\varepsilon$ of the start, falling")
     panel.invert_xaxis()
     panel.grid(alpha=0.25)
 escapes.legend(frameon=False, loc="upper left")

@@ -170,10 +170,10 @@ figure, (rich, lazy) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained"
 for panel, k, title in ((rich, 0, "Rich: one by one"), (lazy, -1, "Lazy: all at once")):
     times, of_flow, of_layers = curves[IMBALANCES[k]]
     for i, colour in enumerate(COLOURS):
-        panel.plot(times, of_flow[:, i], color=colour, label=f"$\\sigma = {TARGET_VALUES[i]:g}$")
+        panel.plot(times, of_flow[:, i], color=colour, label=f"mode $\\sigma = {TARGET_VALUES[i]:g}$")
         panel.plot(times[4::8], of_layers[4::8, i], "o", color=colour, markersize=4)
     panel.set(
-        title=f"{title}, $\\lambda = {IMBALANCES[k]:.3g}$",
+        title=f"{title}, imbalance {IMBALANCES[k]:.3g}",
         xlabel="time / time at which the first mode is half learned",
         ylabel="share of a mode that has been learned",
         ylim=(-0.05, 1.05),
