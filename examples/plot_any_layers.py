@@ -181,7 +181,7 @@ for (name, sizes), colour in zip(balancing.items(), ("#009E73", "#CC79A7"), stri
     label = f"{name} hidden neurons{wide}"
     balance.loglog(balancing_times[1:], sizes[1:], color=colour, label=label)
 balance.plot([30, 1000], [3 * balancing["4"][-1] / 0.03, 3 * balancing["4"][-1]], color=grey)
-balance.annotate("as 1 / time", (150, 24 * balancing["4"][-1]), color=grey)
+balance.annotate("as 1 / time", (150, 40 * balancing["4"][-1]), color=grey)
 balance.set(
     title="Balancing leaves $W$ as it is, and is fast unless weights have to go to zero",
     xlabel="time of the balancing flow",

@@ -198,7 +198,7 @@ runs = Parallel(n_jobs=-1, return_as="generator")(
     for function in (flow_and_network, descents)
     for name, depth in keys
 )
-runs = list(tqdm(runs, "flows and descents", 2 * len(keys)))
+runs = list(tqdm(runs, "flows and descents", 2 * len(keys), disable=None))
 flows = dict(zip(keys, runs[: len(keys)], strict=True))
 curves = dict(zip(keys, runs[len(keys) :], strict=True))
 

@@ -214,9 +214,9 @@ draw_distances(two, 2)
 two.loglog(
     np.arange(1, STEPS + 1),
     rebalanced,
-    ":",
-    color=COLOURS[3],
-    linewidth=1.8,
+    color="0.7",
+    linewidth=1.2,
+    zorder=1,
     label="depth 3, balance\nmade anew each step",
 )
 two.set_title("Runs 5 % above it, loss $\\ell_2$")

@@ -154,7 +154,7 @@ for depth, sizes in SIZES.items():
 # How long it stays
 # -----------------
 # The time to leave zero is that to half of the first mode. Its law is that of a single number,
-# `escape_time`: :math:`\ln(1 / \varepsilon) / (2 \sigma)` at depth 2, and
+# `riemdln.escape_time`: :math:`\ln(1 / \varepsilon) / (2 \sigma)` at depth 2, and
 # :math:`\varepsilon^{-(1 - 2/N)} / ((N - 2) \sigma)` at depth N. The singular vectors that still
 # turn shift the times a little, and leave slope and power as they are.
 

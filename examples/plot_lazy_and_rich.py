@@ -170,7 +170,9 @@ figure, (rich, lazy) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained"
 for panel, k, title in ((rich, 0, "Rich: one by one"), (lazy, -1, "Lazy: all at once")):
     times, of_flow, of_layers = curves[IMBALANCES[k]]
     for i, colour in enumerate(COLOURS):
-        panel.plot(times, of_flow[:, i], color=colour, label=f"mode $\\sigma = {TARGET_VALUES[i]:g}$")
+        panel.plot(
+            times, of_flow[:, i], color=colour, label=f"mode $\\sigma = {TARGET_VALUES[i]:g}$"
+        )
         panel.plot(times[4::8], of_layers[4::8, i], "o", color=colour, markersize=4)
     panel.set(
         title=f"{title}, imbalance {IMBALANCES[k]:.3g}",

@@ -319,6 +319,8 @@ curved.set(
 curved.legend(frameon=False, loc="upper left")
 for panel in (far, curved):
     panel.grid(alpha=0.25)
-figure.suptitle("A metric that a user wrote: distances and geodesics come by themselves", fontsize=13)
+figure.suptitle(
+    "A metric that a user wrote: distances and geodesics come by themselves", fontsize=13
+)
 figure.savefig("plot_own_metric.png", dpi=150)
 plt.show()

@@ -57,8 +57,8 @@ def problem_at(depth, target, rate=RATE):
 # What is left
 # ------------
 # The threshold and the jump have closed forms, which flows meet.
-# Flows from a singular value of 3 go to `decayed_singular_value`: one run of an ensemble of 1 x 1
-# matrices for each depth, one for each target, those near the threshold left out.
+# Flows from a singular value of 3 go to `riemdln.decayed_singular_value`: one run of an ensemble
+# of 1 x 1 matrices for each depth, one for each target, those near the threshold left out.
 
 targets = np.array([0.1, 0.2, 0.35, 0.55, 0.7, 0.85, 1.1, 1.3, 1.6, 1.9])
 ends = {}

@@ -90,9 +90,9 @@ def spectrum(
     which : {"largest", "smallest"}
         From which end; the smallest ones may be negative.
     tolerance : float
-        The search ends where all `Spectrum.errors` are down to this share of the Hessian's largest
-        eigenvalue in absolute value. The eigenvalues themselves are far closer, where they stand
-        apart from others.
+        The search ends where all ``Spectrum.errors`` are down to this share of the Hessian's
+        largest eigenvalue in absolute value. The eigenvalues themselves are far closer, where they
+        stand apart from others.
     max_products : int
         How many products with the Hessian the search may take.
 

@@ -25,7 +25,7 @@ def unit_ball(metric, w, length):
 
 def metric():
     """Steps of one length under the Euclidean metric and under that of two layers."""
-    panels = plt.subplots(1, 2, figsize=(6, 2.8), sharex=True, sharey=True)[1]
+    panels = plt.subplots(1, 2, figsize=(6, 1.9), sharex=True, sharey=True)[1]
     names = ["Euclidean", "two layers"]
     for panel, depth, name in zip(panels, (1, 2), names, strict=True):
         for w in np.stack(np.meshgrid([-2, -1, 0, 1, 2], [-1, 0, 1]), -1).reshape(-1, 2):
@@ -116,7 +116,7 @@ def layer_plane(panel, products=(0.25, 1.0, 2.25)):
     a = np.linspace(0.02, 2.5, 300)
     for w in products:
         panel.plot(a, w / a, color=GREY, linewidth=1)
-        panel.text(2.42, w / 1.95 + 0.03, f"w = {w:g}", color="0.35", ha="right")
+        panel.text(2.42, w / 1.95 + 0.12, f"w = {w:g}", color="0.35", ha="right")
     panel.set(xlim=(0, 2.5), ylim=(0, 2.5), aspect="equal", xlabel="$W_1$", ylabel="$W_2$")
 
 
@@ -128,7 +128,7 @@ def balance():
     panel.plot([0.5, 1, 1.5], [0.5, 1, 1.5], "o", color=BLUE)
     panel.text(1.85, 1.7, "balanced", color=BLUE)
     panel.plot(0.5, 2, "s", color=ORANGE)
-    panel.text(0.58, 2, "not balanced", color=ORANGE)
+    panel.text(0.57, 2.1, "not balanced", color=ORANGE, backgroundcolor="white")
 
 
 def imbalance():
@@ -153,7 +153,7 @@ def imbalance():
         angle = np.degrees(np.arctan2(a, b))  # the flow goes along (W_2, W_1)
         label = f"$\\lambda = {first:g}$"
         style = {"rotation": angle, "rotation_mode": "anchor", "va": "bottom", "fontsize": 9}
-        panel.text(a, b, label, color=colour, ha="center", **style)
+        panel.text(a, b + 0.03, label, color=colour, ha="center", **style)
 
 
 def horizontal_lift():

@@ -67,8 +67,8 @@ def network_flow(
     From balanced layers W follows `gradient_flow` under ``DeepLinearMetric(N)`` exactly (Arora,
     Cohen and Hazan 2018, Theorem 1). Small singular values of W keep relative accuracy for a while
     where the layers are balanced, and none where they are not; layers amplify errors of
-    balance while a singular value falls. `NetworkFlow.singular_value_errors` says what each of them
-    is worth, and the message says below which size they are noise; with them the sign of a
+    balance while a singular value falls. ``NetworkFlow.singular_value_errors`` says what each of
+    them is worth, and the message says below which size they are noise; with them the sign of a
     determinant is.
 
     Parameters
