@@ -170,23 +170,8 @@ def spectrum(
             image = problem.riemannian_hessian(point, vector)
         return manifold.to_tangent_space(point, image)
 
-    def draw() -> Vector:
-        # The factors of a product draw from generators that may have one seed.
-        count = len(getattr(manifold, "manifolds", [manifold]))
-        vectors = [manifold.random_tangent_vector(point) for _ in range(count)]
-        for j in range(1, count):
-            vectors[0][j] = vectors[j][j]
-        return vectors[0]
-
-    space = _Space(
-        dimension=int(manifold.dim),
-        inner=lambda a, b: float(manifold.inner_product(point, a, b)),
-        draw=draw,
-        tangent=lambda vector: manifold.to_tangent_space(point, vector),
-    )
-    return _extreme_eigenvalues(
-        hessian, space, count, which=which, tolerance=tolerance, max_products=max_products
-    )
+    space = _TangentSpace(manifold, point)
+    return _extreme_eigenvalues(hessian, space, count, which, tolerance, max_products)
 
 
 def sharpness(problem: Problem, point: Point) -> float:
@@ -402,13 +387,24 @@ def _hessian_of_layers(problem: Problem, layers: list[Array]) -> Callable[[Array
     return hessian
 
 
-class _Space(NamedTuple):
-    """A space of vectors with an inner product, which can be added and multiplied with numbers."""
+class _TangentSpace(NamedTuple):
+    """The tangent space at a point, whose vectors are added and multiplied with numbers."""
 
-    dimension: int
-    inner: Callable[[Vector, Vector], float]
-    draw: Callable[[], Vector]
-    tangent: Callable[[Vector], Vector]
+    manifold: Any
+    point: Point
+
+    def draw(self) -> Vector:
+        """A random vector."""
+        # The factors of a product draw from generators that may have one seed.
+        count = len(getattr(self.manifold, "manifolds", [self.manifold]))
+        vectors = [self.manifold.random_tangent_vector(self.point) for _ in range(count)]
+        for j in range(1, count):
+            vectors[0][j] = vectors[j][j]
+        return vectors[0]
+
+    def inner(self, a: Vector, b: Vector) -> float:
+        """The inner product of two vectors."""
+        return float(self.manifold.inner_product(self.point, a, b))
 
     def norm(self, vector: Vector) -> float:
         """The norm of a vector."""
@@ -420,7 +416,8 @@ class _Space(NamedTuple):
         for _ in range(3):  # each time the error falls to rounding of what was taken away
             before = self.norm(vector)
             parts = [-self.inner(a, vector) for a in basis]
-            vector = self.tangent(_combination([1.0, *parts], [vector, *basis]))
+            vector = _combination([1.0, *parts], [vector, *basis])
+            vector = self.manifold.to_tangent_space(self.point, vector)
             after = self.norm(vector)
             if not after > least:
                 return None
@@ -432,7 +429,7 @@ class _Space(NamedTuple):
 class _Subspace:
     """Orthonormal vectors, what a symmetric map makes of them, and its matrix among them."""
 
-    def __init__(self, space: _Space, apply: Callable[[Vector], Vector]) -> None:
+    def __init__(self, space: _TangentSpace, apply: Callable[[Vector], Vector]) -> None:
         self._space, self._apply = space, apply
         self._vectors: list[Vector] = []
         self._images: list[Vector] = []
@@ -446,7 +443,7 @@ class _Subspace:
         before = len(self)
         for vector in vectors:
             direction = self._space.beside(self._vectors, vector)
-            if direction is not None and len(self) < self._space.dimension:
+            if direction is not None and len(self) < self._space.manifold.dim:
                 self._vectors.append(direction)
                 self._images.append(self._apply(direction))
                 self._matrix = np.pad(self._matrix, (0, 1))
@@ -475,12 +472,11 @@ class _Subspace:
 
 def _extreme_eigenvalues(
     apply: Callable[[Vector], Vector],
-    space: _Space,
+    space: _TangentSpace,
     count: int,
-    *,
-    which: str = "largest",
-    tolerance: float = 1e-8,
-    max_products: int = 10_000,
+    which: str,
+    tolerance: float,
+    max_products: int,
 ) -> Spectrum:
     """The eigenvalues at one end of a symmetric map, by restarted block Lanczos.
 
