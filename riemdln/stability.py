@@ -299,7 +299,7 @@ def network_sharpness(problem: Problem, layers: Sequence[ArrayLike]) -> float:
     Raises
     ------
     RuntimeError
-        If the eigenvalue is not found, as by `spectrum`.
+        If the eigenvalue is not found.
     TypeError, ValueError
         If the layers do not chain, their end-to-end matrix is no point of the manifold, or the
         problem has no Hessian.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,7 @@ class ImbalancedKernel(Kernel):
         with np.errstate(divide="ignore", invalid="ignore"):
             return _divided(self._c[:-1], x, z) / _divided(self._c[:-1], x + 0.0 * z)
 
-    @property
+    @cached_property
     def transpose(self) -> Kernel:
         """The kernel of the transposed layers, in reverse order: it differs at the edges."""
         reverse = tuple(-difference for difference in self._imbalance[::-1])
