@@ -2,16 +2,21 @@
 
 import ast
 import re
-from importlib import metadata
+import sys
+from importlib import import_module, metadata
 from pathlib import Path
+from pkgutil import iter_modules
 
 from docutils import nodes
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 from sphinx.util.osutil import relative_uri
 from sphinx_gallery.sorting import ExplicitOrder
+
+sys.path.insert(0, str(Path(__file__).parent))  # thumbnails.py
 
 project = "riemdln"
 author = "The riemdln developers"
@@ -60,6 +65,7 @@ bibtex_reference_style = "author_year"
 copybutton_exclude = ".linenos, .gp, .go"
 
 sphinx_gallery_conf = {
+    "image_scrapers": ("thumbnails.panel_scraper",),
     "examples_dirs": ["../examples", "tutorial_source"],
     "gallery_dirs": ["gallery", "tutorial"],
     "copyfile_regex": r"index\.rst",  # the tutorial is one page, and needs no list of pages
@@ -122,6 +128,16 @@ def _skip_tuple_fields(app, what, name, obj, skip, options):
     return skip or str(obj.__doc__).startswith("Alias for field number")
 
 
+def _defining_module(app, module, name):
+    """Find the file of a name whose module calls itself by its package, to link to its source."""
+    value = getattr(import_module(module), name.partition(".")[0], None)
+    package = getattr(value, "__module__", module)
+    for part in iter_modules(getattr(import_module(package), "__path__", [])):
+        if name in ModuleAnalyzer.for_module(f"{package}.{part.name}").find_tags():
+            return f"{package}.{part.name}"
+    return None
+
+
 def _number_equations(app, doctree):
     r"""Let a formula carry its number, \tag{3}, which the environment that Sphinx adds forbids."""
     for block in doctree.findall(nodes.math_block):
@@ -175,6 +191,7 @@ def setup(app):
     """Connect the hooks above."""
     app.connect("source-read", _trim_code)
     app.connect("autodoc-skip-member", _skip_tuple_fields)
+    app.connect("viewcode-follow-imported", _defining_module)
     app.connect("doctree-read", _number_equations)
     app.connect("doctree-resolved", _link_tests)
     app.connect("html-collect-pages", _test_pages)

@@ -1,0 +1,37 @@
+"""The thumbnail of an example is one panel of one of its figures, drawn so small that it can be read.
+
+An example chooses the second panel of its first figure by the comment
+
+    # sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_example_001_2.png"
+"""
+
+import re
+from pathlib import Path
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+from sphinx_gallery.scrapers import matplotlib_scraper
+
+
+def panel_scraper(block, block_vars, gallery_conf):
+    """Save the figures of a block, and the panel that the example chose for its thumbnail."""
+    path = block_vars["file_conf"].get("thumbnail_path", "")
+    first = len(block_vars["image_path_iterator"]) + 1
+    figures = dict(enumerate(map(plt.figure, plt.get_fignums()), first))
+    images = matplotlib_scraper(block, block_vars, gallery_conf)
+    if chosen := re.search(r"_(\d+)_(\d+)\.png$", path):
+        number, panel = map(int, chosen.groups())
+        if number in figures:
+            _save_panel(figures[number], panel, Path(gallery_conf["src_dir"], path))
+    return images
+
+
+def _save_panel(figure, panel, path):
+    chosen = figure.axes[panel - 1]
+    for other in [*figure.legends, *figure.texts, *figure.axes]:
+        if other is not chosen:
+            other.remove()
+    chosen.set_subplotspec(figure.add_gridspec(1, 1)[0])
+    chosen.set_title(fill(chosen.get_title(), 36), fontsize=10)
+    figure.set_size_inches(3.4, 2.38)
+    figure.savefig(path, dpi=400 / 3.4)
