@@ -1,4 +1,4 @@
-"""The thumbnail of an example is one panel of one of its figures, drawn so small that it can be read.
+"""The thumbnail of an example is one panel of one of its figures, drawn for its small size.
 
 An example chooses the second panel of its first figure by the comment
 
