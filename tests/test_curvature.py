@@ -411,6 +411,12 @@ def test_isometries_carry_the_curvature(rng):
     )
 
 
+def test_a_stack_may_be_empty():
+    empty = np.empty((0, 2, 3))
+    assert curvature(DeepLinearMetric(2), *[empty] * 4).shape == (0, 2, 3)
+    assert scalar_curvature(DeepLinearMetric(2), empty).shape == (0,)
+
+
 @pytest.mark.parametrize("metric", [DeepLinearMetric(3), ByDifferences()], ids=["known", "not"])
 def test_stacks_broadcast(rng, metric):
     W, X = rng.standard_normal((2, 2, 1, 2, 2))

@@ -109,12 +109,17 @@ class FrameAt(MetricAt):
                 )
         return self
 
-    def _what_is_wrong(self) -> str:
+    def _singular_values(self) -> str:
+        """The range of the singular values, for messages."""
         xp, s = namespace(self.frame.s), self.frame.s
+        return f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}"
+
+    def _what_is_wrong(self) -> str:
+        xp = namespace(self.frame.s)
         return (
-            f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}, at which "
-            f"the kernel {self.kernel!r} takes values from {float(xp.min(self._least)):g} to "
-            f"{float(xp.max(self._largest)):g}: it must be finite and nonnegative; is W too large?"
+            f"{self._singular_values()}, at which the kernel {self.kernel!r} takes values from "
+            f"{float(xp.min(self._least)):g} to {float(xp.max(self._largest)):g}: it must be "
+            "finite and nonnegative; is W too large?"
         )
 
     @cached_property
@@ -421,8 +426,8 @@ class FrameAt(MetricAt):
         positive = (s[..., :, None] > 0) & (s[..., None, :] > 0)
         if certain(xp.any(positive & (value < limits(s).tiny)), otherwise=False):
             raise NotFiniteError(
-                f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}, at "
-                f"which the volume needs more than the range of {s.dtype}: scale W"
+                f"{self._singular_values()}, at which the volume needs more than the range of "
+                f"{s.dtype}: scale W"
             )
 
     def _require_derivatives(self) -> None:
@@ -433,18 +438,17 @@ class FrameAt(MetricAt):
     def _require_curvature(self) -> None:
         """Raise where rounding errors leave less than four digits of the curvature."""
         xp, s, (eps, tiny, most) = namespace(self.frame.s), self.frame.s, limits(self.frame.s)
-        values = f"W has singular values from {float(xp.min(s)):g} to {float(xp.max(s)):g}"
         in_range = (s > tiny**0.25) & (s < most**0.25)
         if not (self.is_regular and everywhere(in_range, otherwise=True)):
             raise ValueError(
-                f"{values}: the curvature needs full rank, and fourth powers in the range of "
-                f"{s.dtype}"
+                f"{self._singular_values()}: the curvature needs full rank, and fourth powers in "
+                f"the range of {s.dtype}"
             )
         if not everywhere(self._least > 1e4 * eps * self._largest, otherwise=True):
             raise ValueError(
-                f"{values}, between which the kernel {self.kernel!r} varies by a factor of "
-                f"{float(xp.max(self._largest / self._least)):.1e}: less than four digits of the "
-                "curvature would be left"
+                f"{self._singular_values()}, between which the kernel {self.kernel!r} varies by a "
+                f"factor of {float(xp.max(self._largest / self._least)):.1e}: less than four "
+                "digits of the curvature would be left"
             )
 
     def diagonal(self, d: Array) -> Blocks:
