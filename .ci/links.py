@@ -1,9 +1,11 @@
-"""The links of a built site that lead nowhere: python .ci/links.py docs/_build/html.
+"""What is wrong with the links of a built site: python .ci/links.py docs/_build/html.
 
-Sphinx warns of its own references. It does not read the targets of images, or HTML that a page or a
-theme brings. Links to other sites are not followed.
+Those within the site lead somewhere, and no page loads anything from the network. Sphinx warns of
+its own references. It does not read the targets of images, or HTML that a page or a theme brings.
+Links to other sites are not followed.
 """
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 
 class Page(HTMLParser):
-    """The anchors of a page, and where its links lead."""
+    """The anchors of a page, where its links lead, and what it loads."""
 
     def __init__(self, path: Path):
         super().__init__()
-        self.anchors, self.links = {"", "top"}, set()
+        self.anchors, self.links, self.loaded = {"", "top"}, set(), set()
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -23,6 +25,7 @@ class Page(HTMLParser):
         values = dict(attrs)
         self.anchors |= {values.get("id"), values.get("name")}
         self.links |= {values.get("href"), values.get("src")} - {None}
+        self.loaded |= {values.get("src"), values.get("href") if tag == "link" else None} - {None}
 
 
 def broken(root: Path) -> list[str]:
@@ -43,7 +46,21 @@ def broken(root: Path) -> list[str]:
     return sorted(found)
 
 
+def from_network(root: Path) -> list[str]:
+    """Each image, script, style or font that a page or a style sheet loads from another site."""
+    loaded = {path: Page(path).loaded for path in root.rglob("*.html")}
+    for path in root.rglob("*.css"):
+        loaded[path] = set(re.findall(r"""(?:url\(|@import)\s*["']?([^"')]+)""", path.read_text()))
+    return sorted(
+        f"{path.relative_to(root)} loads {link}"
+        for path, links in loaded.items()
+        for link in links
+        if urlsplit(link).netloc
+    )
+
+
 if __name__ == "__main__":
-    links = broken(Path(sys.argv[1]))
-    print("\n".join(links) or "All links within the site lead somewhere.")
-    sys.exit(bool(links))
+    site = Path(sys.argv[1])
+    wrong = broken(site) + from_network(site)
+    print("\n".join(wrong) or "All links lead somewhere, and nothing comes from the network.")
+    sys.exit(bool(wrong))
