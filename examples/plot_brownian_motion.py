@@ -261,7 +261,7 @@ finished(figure, "law")
 
 figure, gap, ratio = two_panels(
     "Singular values repel each other, the more the deeper\n"
-    f"Marks: {COPIES:,} $2 \\times 4$ matrices per depth after Brownian motion; lines: exact laws"
+    f"Marks: {COPIES:,} $2 \\times 4$ matrices per depth after Brownian motion; solid: exact laws"
 )
 edges = np.linspace(0, 4, 33)
 draw_exact(gap, exact[:, 0] - exact[:, 1], edges)
