@@ -233,7 +233,7 @@ first.set(
     ylim=(0, None),
 )
 second.set(
-    title="Small singular value $s_2$",
+    title="Small one: the deeper, the nearer to 0",
     xlabel=r"$\log_{10} s_2$",
     ylabel=r"density of $\log_{10} s_2$",
     xlim=(-6, 1),
