@@ -210,6 +210,9 @@ for depth, colour in COLOURS.items():
         values.semilogy(np.arange(1, SIZE + 1), s[-1], ".-", **style)
 rank.axhline(true_ranks.mean(), color="0.5", linestyle=":")
 values.plot([1, 2], [3, 2], "x:", color="0.5", markersize=9, label="target")
+for depth, k, offset in ((1, 6, (4, 6)), (np.inf, 3, (-20, -16))):
+    end = runs[depth][0].singular_values[-1, k - 1]
+    values.annotate(LABELS[depth], (k, end), offset, textcoords="offset points")
 values.plot([], [], color="0.5", linewidth=1, alpha=0.6, label="two more targets")
 waiting.set(
     title="All runs fit the observed entries",
