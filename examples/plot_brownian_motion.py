@@ -2,11 +2,11 @@ r"""
 Brownian motion: the same singular values at every depth
 ========================================================
 
-Noise alone moves a matrix differently at each depth. But a power of its singular values has one law
-at all finite depths, that of a Gaussian matrix.
+Noise alone moves a matrix differently at each depth. But the N-th roots of its singular values have
+one law at all finite depths N, that of a Gaussian matrix.
 
 .. image:: images/sphx_glr_plot_brownian_motion_001.png
-   :alt: Densities of powers of singular values at four depths, and of logarithms at infinite depth
+   :alt: Densities of roots of singular values at four depths, and of logarithms at infinite depth
    :class: figures-first
    :target: ../_images/sphx_glr_plot_brownian_motion_001.png
 
@@ -24,14 +24,14 @@ Brownian motion under :math:`g^N` is what noise alone does to a matrix:
 
 .. math:: dW = \tfrac12 \Delta_g W \, dt + A_W^{1/2} \, dB.
 
-It looks different at each depth. But in the variables
+It looks different at each depth. Write the singular values as
 
-.. math:: \rho_i = N^{1/2} s_i^{1/N}
+.. math:: \rho_i = N^{1/2} s_i^{1/N} .
 
-the volume of all matrices with the same singular values, :math:`\prod_{i<j} |\rho_i^2 - \rho_j^2|
-\prod_i \rho_i^{|m - n|}`, no longer knows the depth: it is the one of the Euclidean metric. So the
-:math:`\rho_i` of a motion from :math:`W_0` have, at every finite depth, the law of the singular
-values of a Gaussian matrix,
+In these variables the volume of all matrices with the same singular values is
+:math:`\prod_{i<j} |\rho_i^2 - \rho_j^2| \prod_i \rho_i^{|m - n|}` at every depth, as under the
+Euclidean metric. So the :math:`\rho_i` of a motion from :math:`W_0` have, at every finite depth,
+the law of the singular values of a Gaussian matrix,
 
 .. math:: \mathrm{diag}(\rho_i(W_0)) + B_t, \qquad B_t \text{ with entries } N(0, t).
 
@@ -50,9 +50,9 @@ Run it with ``python examples/plot_brownian_motion.py``; it writes ``plot_browni
 # %%
 # Copies of one matrix
 # --------------------
-# 2,000 copies of one matrix move for a unit of time. The start is another matrix at each depth, so
-# that :math:`\rho` starts at 1.5 and 0.75. Brownian motion has no cost: the manifold stands in for
-# the problem. There is no entropy, and :math:`\beta = 2`.
+# 2,000 copies of one matrix move for a unit of time. At each depth the start is the matrix whose
+# :math:`\rho_i` are 1.5 and 0.75. Brownian motion has no cost, so the function takes a manifold in
+# place of a problem. There is no entropy, and :math:`\beta = 2`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -90,6 +90,8 @@ def distance(draws, exact):
     return np.array([ks_2samp(*pair).statistic for pair in zip(draws.T, exact.T, strict=True)])
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_brownian_motion_001_1.png"
+
 # %%
 # The law
 # -------
@@ -115,7 +117,7 @@ for depth in DEPTHS:
 # ---------
 # Two singular values of one matrix are seldom near each other: the density of their distance starts
 # at zero, where that of :math:`\rho_1` and :math:`\rho_2` of different copies does not.
-# The singular values themselves are powers, so that they repel each other too. Their ratio,
+# The singular values are powers of these, and repel each other too. Their ratio,
 # :math:`s_1 / s_2 = (\rho_1 / \rho_2)^N`, grows with depth: noise alone draws them apart.
 
 together = np.concatenate([values[:, 0] - values[:, 1] for values in wide.values()])
@@ -133,8 +135,8 @@ assert np.all(np.diff(list(medians.values())) > 0)
 # %%
 # Lower rank
 # ----------
-# The chance of a :math:`\rho_2` less than a small x is a multiple of :math:`x^{|m - n| + 1}`. Where
-# rows and columns differ in number this is too small for any path to come to lower rank. Paths of
+# The chance that :math:`\rho_2` is less than a small x is a multiple of :math:`x^{|m - n| + 1}`. If
+# W is not square, this is too small for any path to come to lower rank. Paths of
 # square matrices come to determinant zero, and go through as balanced layers do: the smallest
 # singular value of each layer changes its sign. So the determinant changes its sign at odd depths,
 # as that of a Gaussian matrix does, and never at even ones.
@@ -187,22 +189,21 @@ assert np.all(distances < 2.2 * scale)
 # The figures
 # -----------
 # They stand at the head of this page. Grey: the exact law, and the standard error of 2,000 draws
-# from it.
+# from it. Marks: the copies.
 
 COLOURS = {1: "#000000", 2: "#0072B2", 2.5: "#009E73", 3: "#D55E00", np.inf: "#CC79A7"}
 MARKERS = {1: "o", 2: "s", 2.5: "^", 3: "D", np.inf: "o"}
 
 
 def two_panels(title):
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
     return figure, *panels
 
 
 def finished(figure, name):
     for panel in figure.axes:
         panel.grid(alpha=0.25)
-        panel.legend(frameon=False)
     figure.savefig(f"plot_brownian_motion_{name}.png", dpi=150)
 
 
@@ -225,40 +226,51 @@ def draw(panel, values, edges, depth, **style):
     panel.plot(((edges[1:] + edges[:-1]) / 2)[some], height[some], linestyle="", **style)
 
 
-figure, law, dyson = two_panels("Noise gives singular values one law at all finite depths")
+figure, law, dyson = two_panels(
+    "Noise gives singular values one law at all finite depths N\n"
+    f"Marks: {COPIES:,} copies of one matrix after Brownian motion under $g^N$; grey: the exact law"
+)
 edges = np.linspace(0, 5, 31)
 for i in (0, 1):
-    draw_exact(law, exact[:, i], edges, label=None if i else "Gaussian matrix")
+    draw_exact(law, exact[:, i], edges, label=None if i else "Gaussian matrices")
     for depth, values in wide.items():
         draw(law, values[:, i], edges, depth, label=None if i else f"depth {depth}")
 law.set(
-    title="Finite depths: as of a Gaussian matrix",
-    xlabel=r"$\rho_i = N^{1/2} s_i^{1/N}$ of 2 x 4 matrices",
+    title="Finite depths: as singular values\nof Gaussian matrices",
+    xlabel=r"$\rho_i = N^{1/2} s_i^{1/N}$ of $2 \times 4$ matrices",
     ylabel="density",
     xlim=(0, 5),
-    ylim=(-0.02, 0.95),
+    ylim=(-0.02, 1.1),
 )
+law.text(0.45, 0.6, r"$\rho_2$")
+law.text(3.4, 0.52, r"$\rho_1$")
+law.legend(frameon=False)
 edges = np.linspace(-2, 2, 41)
 for i in range(3):
-    draw_exact(dyson, goe[:, i], edges, label=None if i else "symmetric Gaussian matrix")
-    draw(dyson, logs[:, i], edges, np.inf, label=None if i else r"depth $\infty$")
+    draw_exact(dyson, goe[:, i], edges)
+    draw(dyson, logs[:, i], edges, np.inf)
+    dyson.text(0.92 - 0.92 * i, 1.18, rf"$\ln s_{i + 1}$", ha="center")
 dyson.set(
-    title="Infinite depth: as of eigenvalues (Dyson)",
-    xlabel=r"$\ln s_i$ of 3 x 3 matrices",
+    title="Infinite depth: as eigenvalues of\nsymmetric Gaussian matrices (Dyson)",
+    xlabel=r"$\ln s_i$ of $3 \times 3$ matrices",
     ylabel="density",
     xlim=(-2, 2),
     ylim=(0, 1.5),
 )
 finished(figure, "law")
 
-figure, gap, ratio = two_panels("Singular values repel each other, the more the deeper")
+figure, gap, ratio = two_panels(
+    "Singular values repel each other, the more the deeper\n"
+    f"Marks: {COPIES:,} $2 \\times 4$ matrices per depth after Brownian motion; solid: exact laws"
+)
 edges = np.linspace(0, 4, 33)
-draw_exact(gap, exact[:, 0] - exact[:, 1], edges, label="Gaussian matrix")
-gap.stairs(shares(apart, edges), edges, color="0.3", linestyle=":", label="of different matrices")
-draw(gap, together, edges, 1, label="of one matrix, all depths", color="#009E73")
+draw_exact(gap, exact[:, 0] - exact[:, 1], edges)
+gap.stairs(shares(apart, edges), edges, color="0.3", linestyle=":", label="in two copies")
+draw(gap, together, edges, 1, label="in one copy, all depths", color="0.3")
+gap.legend(frameon=False)
 gap.set(
-    title="Few are near each other",
-    xlabel=r"distance $\rho_1 - \rho_2$",
+    title="In one matrix few are near each other",
+    xlabel=r"distance of two $\rho_i = N^{1/2} s_i^{1/N}$",
     ylabel="density",
     xlim=(0, 4),
     ylim=(0, 0.82),
@@ -267,6 +279,7 @@ edges = np.linspace(0, 10, 51)
 for depth, values in ratios.items():
     ratio.stairs(shares(depth * exact_ratio, edges), edges, color=COLOURS[depth], linewidth=0.8)
     draw(ratio, values, edges, depth, label=f"depth {depth}")
+ratio.legend(frameon=False)
 ratio.set(
     title="Depth draws them apart",
     xlabel=r"logarithm of the ratio, $\ln(s_1 / s_2)$",
@@ -275,33 +288,36 @@ ratio.set(
 )
 finished(figure, "repulsion")
 
-figure, rank, signs = two_panels("Only square matrices come to lower rank, and pass through it")
+figure, rank, signs = two_panels(
+    "Only square matrices come to lower rank, and pass through it\n"
+    f"Colours: {COPIES:,} copies of one matrix in Brownian motion; grey: Gaussian matrices"
+)
 levels = np.geomspace(5 / COPIES, 1, 200)
 lowest = np.quantile(exact_square[:, 1], levels), np.quantile(exact[:, 1], levels)
 rank.loglog(np.transpose(lowest), levels, color="0.5", linewidth=0.8)
 for values, line in ((square, "-"), (wide, "--")):
     for depth in (2, 3):
         smallest = np.quantile(values[depth][:, 1], levels)
-        label = f"depth {depth}" if values is square else None
-        rank.loglog(smallest, levels, line, color=COLOURS[depth], label=label)
-rank.text(0.02, 0.05, "2 x 2\nas $x$", ha="center")
-rank.text(0.8, 0.01, "2 x 4\nas $x^3$", ha="center")
+        rank.loglog(smallest, levels, line, color=COLOURS[depth])
+rank.text(0.02, 0.05, "$2 \\times 2$:\nlike $x$", ha="center")
+rank.text(0.9, 0.01, "$2 \\times 4$:\nlike $x^3$", ha="center")
 rank.set(
     title="Matrices that are not square keep away",
-    xlabel="x",
-    ylabel=r"chance of $\rho_2 < x$",
+    xlabel="x (lower rank: 0)",
+    ylabel=r"chance that $\rho_2 = N^{1/2} s_2^{1/N} < x$ at time 1",
     xlim=(1e-3, 5),
     ylim=(1e-3, 2),
 )
-signs.plot(times, exact_negative, color="0.5", linewidth=0.8, label="Gaussian matrix")
+signs.plot(times, exact_negative, color="0.5", linewidth=0.8, label="Gaussian matrices")
 for depth, share in negative.items():
     style = {"color": COLOURS[depth], "marker": MARKERS[depth], "markersize": 5}
     signs.plot(times, share, linestyle="", label=f"depth {depth}", **style)
+signs.legend(frameon=False, loc=(0.02, 0.6))
 signs.set(
     title="The determinant changes sign at odd depths",
     xlabel="time",
-    ylabel="share of negative determinants, 2 x 2",
-    ylim=(-0.02, 0.42),
+    ylabel=r"share of $\det W < 0$, $2 \times 2$ matrices",
+    ylim=(-0.02, 0.34),
 )
 finished(figure, "rank")
 plt.show()

@@ -2,8 +2,8 @@ r"""
 The edge of stability, known in advance
 =======================================
 
-The largest stable learning rate of balanced layers is known from the Riemannian Hessian of one
-matrix. Just above it depth 1 diverges, and deeper networks move on to a flatter minimum.
+The Riemannian Hessian of one matrix tells the largest stable learning rate of balanced layers. Just
+above it depth 1 diverges, and here deeper networks move on to a flatter minimum.
 
 .. image:: images/sphx_glr_plot_edge_of_stability_001.png
    :alt: The largest stable rate by depth, and distances from the minimum 5 % above it
@@ -31,9 +31,9 @@ Run it with ``python examples/plot_edge_of_stability.py``; it writes
 # %%
 # The minima
 # ----------
-# Linear regression with noise, of two outputs on four inputs, by the losses
-# :math:`\mathrm{mean} \, \| W x - y \|_p^p / p`. Trust regions find the minima until the gradient
-# is a rounding error.
+# The problem is linear regression with noise, of two outputs on four inputs, with the losses
+# :math:`\mathrm{mean} \, \| W x - y \|_p^p / p` for p = 2 and 4. Trust regions find the minima,
+# until the gradient is a rounding error.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -72,12 +72,14 @@ for p in (2, 4):
     minima[p] = newton.run(problem_at(p, 1), initial_point=target).point
     assert np.linalg.norm(problem_at(p, 1).euclidean_gradient(minima[p])) < 1e-12
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_edge_of_stability_001_2.png"
+
 # %%
 # The largest stable rate
 # -----------------------
 # Explicit layers start next to the balanced layers of the minimum, and descend with a constant
-# rate. A rate is stable if their product does not go away from the minimum;
-# bisection finds the largest one that is.
+# rate. A rate is stable if their product does not go away from the minimum. Bisection finds the
+# largest stable one.
 
 
 def layers_near(W, depth, distance):
@@ -126,9 +128,9 @@ for p in (2, 4):
 # ---------------------
 # At depth 1 the runs diverge. Deeper networks leave the minimum too, go to and fro at a distance,
 # and are driven out of balance, where the same product W has a smaller sharpness. There they come
-# to rest. If balanced layers of the same product are taken after each step, as the retraction
-# "network" does, there is no such way out, and the run goes to and fro for ever. The theory shows
-# why going to and fro lowers the sharpness, and how fast.
+# to rest. The retraction "network" instead takes balanced layers of the same product after each
+# step. Then there is no such way out, and the run goes to and fro for ever. The theory shows why
+# going to and fro lowers the sharpness, and how fast.
 #
 # That is so for these data. Where the balanced minimum is the flattest, as for
 # :math:`\| W - T \|^2 / 2`, the layers go to and fro too, and with the :math:`\ell_4` loss some
@@ -183,13 +185,18 @@ def draw_distances(panel, p):
     for depth in SHOWN:
         steps = np.arange(1, len(runs[p, depth]) + 1)
         panel.loglog(steps, runs[p, depth], color=COLOURS[depth], label=f"depth {depth}")
-    panel.set(xlabel="step", ylabel="distance of $W$ from its minimum", ylim=(1e-12, 30))
+    panel.set(
+        xlabel="step of gradient descent",
+        ylabel="distance of $W$ from the minimum",
+        ylim=(1e-12, 30),
+    )
 
 
 def finished(figure, title, name):
     for panel in figure.axes:
         panel.grid(alpha=0.25)
-    figure.suptitle(title, fontsize=13)
+    source = r"Regression of two outputs on four inputs, loss $\ell_p$: mean $\|Wx - y\|_p^p / p$"
+    figure.suptitle(f"{title}\n{source}", fontsize=12)
     figure.savefig(f"plot_edge_of_stability{name}.png", dpi=150)
 
 
@@ -198,12 +205,19 @@ for p, marker in ((2, "o"), (4, "s")):
     shares = [predicted[p, depth] for depth in DEPTHS]
     rates.semilogy(DEPTHS, shares, color="0.5", linewidth=1, zorder=0)
     dots = [measured[p, depth] for depth in DEPTHS]
-    rates.plot(DEPTHS, dots, marker, color="#CC79A7", label=f"measured, loss $\\ell_{p}$")
-rates.plot([], [], color="0.5", linewidth=1, label="predicted, 2 / sharpness")
+    rates.plot(DEPTHS, dots, marker, color="0.3", label=f"measured, loss $\\ell_{p}$")
+rates.plot([], [], color="0.5", linewidth=1, label=r"predicted, $2 / \lambda$")
+rates.text(
+    0.04,
+    0.05,
+    "$\\lambda$: largest eigenvalue of the\nRiemannian Hessian at the minimum",
+    transform=rates.transAxes,
+)
 rates.set(
-    title="The largest stable rate is met to 1 %",
+    title="The prediction is right to 1 %",
     xlabel="depth",
-    ylabel="learning rate",
+    ylabel="largest stable learning rate",
+    ylim=(0.11, None),
     xticks=DEPTHS,
     yticks=[0.2, 0.5, 1.0],
 )
@@ -219,7 +233,7 @@ two.loglog(
     zorder=1,
     label="depth 3, balance\nmade anew each step",
 )
-two.set_title("Runs 5 % above it, loss $\\ell_2$")
+two.set_title("5 % above it only depth 1 diverges ($\\ell_2$)")
 two.legend(frameon=False, loc="lower left")
 finished(
     figure, "The largest stable rate is known in advance; here only depth 1 diverges above it", ""
@@ -229,17 +243,15 @@ figure, (sharp, four) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained
 for (p, depth), (chosen, values) in sharpnesses.items():
     sharp.semilogx(chosen, values, "-" if p == 2 else "--", color=COLOURS[depth])
 sharp.axhline(1, color="0.5", linewidth=1)
-sharp.text(1.1, 1.003, "the edge", color="0.35")
-for style, p in (("-", 2), ("--", 4)):
-    sharp.plot([], [], style, color="0.4", label=f"loss $\\ell_{p}$")
+sharp.text(1.1, 1.003, "the edge: stable below", color="0.35")
+sharp.text(1.1, 0.982, "solid: loss $\\ell_2$\ndashed: loss $\\ell_4$")
 sharp.set(
     title="They leave for layers that are less sharp",
-    xlabel="step",
-    ylabel="sharpness of the layers / (2 / rate)",
+    xlabel="step of gradient descent",
+    ylabel=r"rate $\times$ (largest Hessian eigenvalue) / 2",
 )
-sharp.legend(frameon=False, loc="lower left")
 draw_distances(four, 4)
-four.set_title("And come to rest, with loss $\\ell_4$ too")
+four.set_title("There they come to rest (loss $\\ell_4$)")
 four.legend(frameon=False, loc="lower left")
-finished(figure, "Above the edge deeper layers come to rest at a flatter minimum", "_above")
+finished(figure, "5 % above the edge deeper networks come to rest at a flatter minimum", "_above")
 plt.show()

@@ -2,8 +2,8 @@ r"""
 Equilibrium: what depth and entropy make of singular values
 ===========================================================
 
-Under noise and a cost a matrix comes to an equilibrium. The deeper the network, the nearer to zero
-its small singular value comes, and the law of both is known.
+Under noise and a cost a matrix comes to an equilibrium. The law of its singular values is known:
+the deeper the network, the nearer to zero is the small one.
 
 .. image:: images/sphx_glr_plot_equilibrium_001.png
    :alt: Densities of the large and the small singular value at depths 1, 2, 3 and 5
@@ -15,8 +15,8 @@ its small singular value comes, and the law of both is known.
    :class: figures-first
    :target: ../_images/sphx_glr_plot_equilibrium_002.png
 
-Under the Riemannian Langevin equation with the cost E, at the inverse temperature :math:`\beta`,
-the law of equilibrium is (Menon 2024; Menon and Yu 2025)
+Noise and a cost E together are the Riemannian Langevin equation. At the inverse temperature
+:math:`\beta` its law of equilibrium is (Menon 2024; Menon and Yu 2025)
 
 .. math:: e^{-\beta E + S} \sqrt{\det g} \, dW, \qquad
           S = \tfrac12 \sum_{i<j} \ln \theta_N(s_i, s_j), \qquad
@@ -28,9 +28,10 @@ alone. With :math:`r = \min(m, n)`, for a cost that does so too, their density i
 .. math:: e^{-\beta E} \prod_{i<j} \bigl|(s_i^2 - s_j^2)
           (s_i^{2/N} - s_j^{2/N})\bigr|^{1/2} \prod_i s_i^{(|m - n| + 1) / N - 1}.
 
-For :math:`E = |W|^2 / 2` this example compares it with draws at four depths. It also checks the
-virial identity. A factor c of W multiplies the volume :math:`\sqrt{\det g} \, dW` by
-:math:`c^{mn/N}`, and :math:`e^S` by :math:`c^{(1 - 1/N) r (r - 1) / 2}`. It follows that
+This example takes :math:`E = |W|^2 / 2` and compares draws at four depths with this law. It also
+checks the virial identity, the mean of :math:`|W|^2`. A factor c of W multiplies the volume
+:math:`\sqrt{\det g} \, dW` by :math:`c^{mn/N}`, and :math:`e^S` by
+:math:`c^{(1 - 1/N) r (r - 1) / 2}`. It follows that
 
 .. math:: \beta \langle |W|^2 \rangle = \frac{mn}{N}
           + \Bigl(1 - \frac1N\Bigr) \frac{r (r - 1)}{2},
@@ -48,8 +49,8 @@ Run it with ``python examples/plot_equilibrium.py``; it writes ``plot_equilibriu
 # %%
 # Draws
 # -----
-# Many copies of one matrix move for some time. Metropolis steps accept or reject each step of
-# Euler's scheme, so that the law at equilibrium has no error of the step size.
+# 1,500 copies of one 2 x 2 matrix move for four units of time. Metropolis steps accept or reject
+# each step of Euler's scheme, so that the law at equilibrium has no error of the step size.
 # The law of :math:`\beta^{1/2} W` is the same at all temperatures; here :math:`\beta = 1`.
 
 import matplotlib.pyplot as plt
@@ -109,12 +110,14 @@ def virial(m, n, depth, entropy=True):
     return m * n / depth + entropy * (1 - 1 / depth) * r * (r - 1) / 2
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_equilibrium_001_2.png"
+
 # %%
 # The law of singular values
 # --------------------------
-# Of 2 x 2 matrices :math:`(s_1, s_2) = R (\cos \varphi, \sin \varphi)` has a density that
-# factorizes, :math:`e^{-\beta R^2 / 2} R^{d - 1}` with d of the virial identity and a
-# function of the angle. So the chance of :math:`s_i \le x` is one integral over the angle. With
+# For 2 x 2 matrices write :math:`(s_1, s_2) = R (\cos \varphi, \sin \varphi)`. The density is then
+# :math:`e^{-\beta R^2 / 2} R^{d - 1}` times a function of the angle, where d is the right-hand side
+# of the virial identity. So the chance of :math:`s_i \le x` is one integral over the angle. With
 # :math:`\varphi = u^N` its integrand is bounded.
 
 
@@ -147,9 +150,9 @@ print(f"1 / sqrt(K) is {scale:.4f}")
 # %%
 # The virial identity
 # -------------------
-# Without the entropy the mean of :math:`\beta |W|^2` is mn / N: depth takes the same share of every
-# shape. The entropy gives some of it back, for each pair of singular values. Greater matrices and
-# depths need shorter steps.
+# Without the entropy the mean of :math:`\beta |W|^2` is :math:`mn / N`: depth N divides it by N for
+# every shape. The entropy gives some of it back, for each pair of singular values. Greater matrices
+# and depths need shorter steps.
 
 RUNS = {(2, 2): (500, 0.1, 4.0), (2, 4): (400, 0.05, 4.0), (5, 5): (60, 0.01, 2.0)}
 means = {(2, 2, depth, True): mean_square(flow) for depth, flow in flows.items()}
@@ -205,7 +208,7 @@ MARKERS = {1: "o", 2: "s", 3: "D", 5: "^"}
 def finished(figure, title, name):
     for panel in figure.axes:
         panel.grid(alpha=0.25)
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title, fontsize=12)
     figure.savefig(f"plot_equilibrium_{name}.png", dpi=150)
 
 
@@ -223,21 +226,27 @@ for i, panel, edges in ((0, first, np.linspace(-2, 1, 31)), (1, second, np.linsp
         panel.plot(middles[counts > 0], height[counts > 0], linestyle="", **style)
 second.plot([], [], color="0.5", linewidth=1.2, label="exact law")
 first.set(
-    title="Large singular value",
-    xlabel=r"$\log_{10} s_1$ of 2 x 2 matrices",
-    ylabel="density",
+    title="Large singular value $s_1$",
+    xlabel=r"$\log_{10} s_1$",
+    ylabel=r"density of $\log_{10} s_1$",
     xlim=(-2, 1),
     ylim=(0, None),
 )
 second.set(
-    title="Small singular value",
-    xlabel=r"$\log_{10} s_2$ of 2 x 2 matrices",
-    ylabel="density",
+    title="Small one: the deeper, the nearer to 0",
+    xlabel=r"$\log_{10} s_2$",
+    ylabel=r"density of $\log_{10} s_2$",
     xlim=(-6, 1),
     ylim=(0, None),
 )
 second.legend(frameon=False, loc="upper left")
-finished(figure, "Depth lets the small singular value come near zero", "law")
+finished(
+    figure,
+    "The deeper the network, the nearer to zero is the small singular value\n"
+    rf"{COPIES:,} draws of $2 \times 2$ matrices at equilibrium, cost $E = \|W\|^2 / 2$, "
+    r"entropy S: density $e^{-E + S} \sqrt{\det g^N}$",
+    "law",
+)
 
 SHAPES = {(2, 2): "#CC79A7", (2, 4): "#56B4E9", (5, 5): "#E69F00"}
 figure, (identity, sizes) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
@@ -262,15 +271,15 @@ for (m, n), colour in SHAPES.items():
 identity.plot([], [], "s--", color="0.5", markersize=5, mfc="white", label="without entropy")
 
 for steps, results, colour, name, height in (
-    (STEPS, euler, "#D55E00", "Euler's steps", 18),
-    (2 * STEPS, adjusted, "#0072B2", "Metropolis steps", 26),
+    (STEPS, euler, "0.4", "Euler's steps", 22),
+    (2 * STEPS, adjusted, SHAPES[2, 2], "Metropolis steps", 20),
 ):
     mean, error = results.T / exact
     sizes.errorbar(steps, mean, 2 * error, fmt="o-", color=colour, markersize=5)
     sizes.annotate(
         name,
         (steps[-1], mean[-1]),
-        (-2, height),
+        (-4, height),
         ha="right",
         textcoords="offset points",
         color=colour,
@@ -279,20 +288,25 @@ sizes.axhline(1, color="0.5", linewidth=0.8, zorder=0)
 
 identity.set(
     title="It falls with depth, less so with entropy",
-    xlabel="1 / depth",
-    ylabel=r"mean of $\beta \|W\|^2$, per entry",
+    xlabel="1 / depth (0: infinite depth)",
+    ylabel=r"mean of $\|W\|^2$ / number of entries",
     xlim=(0, 1.05),
     ylim=(0, 1.1),
 )
 sizes.set(
-    title="Metropolis steps have no error (depth 2)",
-    xlabel="size of a step",
-    ylabel=r"mean of $\beta \|W\|^2$, over the exact one",
+    title=r"Metropolis steps have no error ($2 \times 2$, depth 2)",
+    xlabel="size of a step in time",
+    ylabel=r"mean of $\|W\|^2$ / exact mean",
     xscale="log",
-    ylim=(0.95, 1.3),
+    ylim=(0.93, 1.22),
 )
 sizes.set_xticks([0.025, 0.05, 0.1, 0.2], ["0.025", "0.05", "0.1", "0.2"])
 sizes.minorticks_off()
 identity.legend(frameon=False, loc="upper left")
-finished(figure, r"The mean of $\|W\|^2$ is known, and draws have it", "mean")
+finished(
+    figure,
+    r"The mean of $\|W\|^2$ at equilibrium is known, and draws agree with it" + "\n"
+    r"Draws with the cost $\|W\|^2 / 2$, bars: two standard errors; on the left lines are exact",
+    "mean",
+)
 plt.show()

@@ -2,8 +2,8 @@ r"""
 Does entropy repel singular values?
 ===================================
 
-A matrix that moves up its entropy has its singular values driven apart, but minimizers of the free
-energy have them drawn together. The repulsion in equilibrium is there without entropy too.
+Motion up the entropy drives singular values apart, but in minimizers of the free energy they are
+drawn together. At equilibrium they repel each other, with the entropy and without.
 
 .. image:: images/sphx_glr_plot_free_energy_001.png
    :alt: Motion up the entropy: the gap of two singular values grows, their ratio by depth
@@ -16,7 +16,7 @@ energy have them drawn together. The repulsion in equilibrium is there without e
    :target: ../_images/sphx_glr_plot_free_energy_002.png
 
 .. image:: images/sphx_glr_plot_free_energy_003.png
-   :alt: Equilibrium: density of the ratio with and without entropy, draws and the minimizer
+   :alt: Equilibrium: density of the ratio with and without entropy; draws and the minimizer
    :class: figures-first
    :target: ../_images/sphx_glr_plot_free_energy_003.png
 
@@ -28,10 +28,10 @@ W (Menon and Yu 2025), for square matrices and up to a constant
     S_N(W) = \tfrac12 \sum_{i<j} \ln \theta_N(s_i, s_j), \qquad
     \theta_N(s, t) = \frac{s^2 - t^2}{s^{2/N} - t^{2/N}}.
 
-At the temperature :math:`1 / \beta` noise on the layers moves W down the free energy
-:math:`F = E - S / \beta`. The lecture notes of Menon (2024) speak of the entropy as a repulsion of
-singular values. Chen, Kotwal and Menon (2025, arXiv:2512.06137) find that where E depends
-symmetrically on the singular values the minimizers of F are one orbit, and that there is no
+At the temperature :math:`1 / \beta`, noise on the layers moves W down the free energy
+:math:`F = E - S / \beta` of a cost E. The lecture notes of Menon (2024) speak of the entropy as a
+repulsion of singular values. Chen, Kotwal and Menon (2025, arXiv:2512.06137) find that where E
+depends symmetrically on the singular values the minimizers of F are one orbit, and that there is no
 repulsion. Both are right, since they ask different things:
 
 - the *motion* up the entropy, under :math:`g^N`, drives two singular values apart: their gap grows,
@@ -92,14 +92,16 @@ def speed_factors(depth, s):
     return s**2 if np.isinf(depth) else depth * s ** (2 - 2 / depth)
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_free_energy_003_2.png"
+
 # %%
 # The motion up the entropy
 # -------------------------
 # Under :math:`g^N` it is :math:`\dot s_i = \theta_N(s_i, s_i) \, \partial S_N / \partial s_i`, the
 # flow of F for E = 0. From the singular values 2 and 1/2 the gap :math:`s_1 - s_2` grows at every
 # depth. The ratio :math:`s_1 / s_2` falls below depth 2, stays at depth 2 and grows at greater
-# depths. The flow of the matrix ends where that of the two numbers does. Depths go at speeds of
-# their own, so what they do is drawn over the entropy that they have gained.
+# depths. The flow of the matrix ends where that of the two numbers does. Each depth has a speed of
+# its own, so the figure shows all over the entropy that they have gained.
 
 START = np.array([2.0, 0.5])
 LAST_TIMES = {1.5: 300.0, 2: 26.0, 3: 4.0, np.inf: 2.0}
@@ -211,8 +213,8 @@ for depth in DEPTHS:
 # ------------------
 # Last the symmetric energy :math:`E = |W|^2 / 2` at depth 3. The minimizers of F are the matrices
 # with :math:`s_1 = s_2 = ((1 - 1/N) / 2 \beta)^{1/2}`: one orbit and no repulsion. But the noisy
-# equation is never there. Its stationary law, :math:`e^{-\beta E + S} \sqrt{\det g} \, dW`, is in
-# the singular values :math:`\rho_i = s_i^{1/N}` of the layers
+# equation is never there. Its stationary law, :math:`e^{-\beta E + S} \sqrt{\det g} \, dW`, becomes
+# in the singular values :math:`\rho_i = s_i^{1/N}` of the layers
 #
 # .. math::
 #
@@ -221,16 +223,17 @@ for depth in DEPTHS:
 #     (\rho_1^2 - \rho_2^2) \, d\rho_1 \, d\rho_2.
 #
 # The middle factor is :math:`e^S`, which is not zero where :math:`\rho_1 = \rho_2`. The last is the
-# volume of the matrices with these singular values, and zero there. So is the density of
-# :math:`q = \rho_2 / \rho_1`, in which :math:`\beta` has no part, with the entropy and without:
+# volume of the matrices with these singular values, and zero there. So the density of
+# :math:`q = \rho_2 / \rho_1` is zero at q = 1, with the entropy and without. It is the same at all
+# temperatures:
 #
 # .. math::
 #
 #     p(q) \propto \frac{1 - q^2}{(1 + q^{2N})^{2/N}}
 #     \left[\frac{1 - q^{2N}}{1 - q^2} \, (1 + q^{2N})^{-(N-1)/N}\right]^{1/2},
 #
-# the brackets being left out without. They grow with q: here too the entropy draws singular values
-# together, if by little. Metropolis steps of the equation draw from both laws.
+# where the factor in brackets is that of the entropy. It grows with q: here too the entropy draws
+# singular values together, though little. Metropolis steps of the equation draw from both laws.
 
 DEPTH, BETA = 3, 2.0
 COPIES, ROUNDS = 1500, 12
@@ -283,8 +286,9 @@ for entropy in (True, False):
 # %%
 # The figures
 # -----------
-# They stand at the head of this page. Lines of the minimizers are the equation's, dots are found by
-# trust regions; those of the stationary law are exact, steps are a histogram of draws.
+# They stand at the head of this page. For the minimizers lines solve the equation, and dots are
+# what trust regions find. For the stationary law lines are exact, and steps are histograms of
+# draws.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
 LABELS = {1.5: "depth 1.5", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
@@ -292,7 +296,7 @@ LABELS = {1.5: "depth 1.5", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$
 
 def two_panels(title):
     figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title, fontsize=12)
     return figure, *panels
 
 
@@ -303,7 +307,10 @@ def finished(figure, name):
     figure.savefig(f"plot_free_energy_{name}.png", dpi=150)
 
 
-figure, gap, ratio = two_panels("The motion up the entropy drives singular values apart")
+figure, gap, ratio = two_panels(
+    "Motion up the entropy drives singular values apart\n"
+    r"Flow under $g^N$ of a $2 \times 2$ matrix W up $S(W)$, the log-volume of its balanced layers"
+)
 for depth, colour in COLOURS.items():
     flow = motions[depth]
     first, second = flow.singular_values.T
@@ -315,12 +322,14 @@ gap.set_yticks([2, 5, 10, 20], ["2", "5", "10", "20"])
 ratio.set(title="The ratio grows above depth 2", ylabel="ratio $s_1 / s_2$", ylim=(1.8, 12))
 ratio.set_yticks([2, 4, 8], ["2", "4", "8"])
 for panel in (gap, ratio):
-    panel.set(xlabel="entropy S gained on the way", xlim=(0, 1))
+    panel.set(xlabel="entropy S gained by the flow", xlim=(0, 1))
 gap.legend(frameon=False)
 finished(figure, "motion")
 
 figure, gap, ratio = two_panels(
-    "In minimizers of the free energy singular values are drawn together"
+    "In minimizers of the free energy singular values are drawn together\n"
+    r"$F = \|W - T\|^2 / 2 - S / \beta$, entropy S, "
+    r"$2 \times 2$ target T of singular values 2 and 0.1"
 )
 for depth, colour in COLOURS.items():
     first, second = lines[depth].T
@@ -334,35 +343,37 @@ ratio.set(title="The ratio falls at every depth", ylabel="ratio $s_1 / s_2$", yl
 ratio.set_yticks([5, 10, 20], ["5", "10", "20"])
 for panel in (gap, ratio):
     panel.set(xlabel=r"temperature $1 / \beta$", xlim=(0, 1.04))
-ratio.legend(frameon=False, ncols=2)
+ratio.plot([], [], "o-", color="0.5", markersize=5, label="dots: by trust regions")
+ratio.legend(frameon=False, ncols=2, columnspacing=1)
 finished(figure, "minimizers")
 
 figure, law, cloud = two_panels(
-    "In equilibrium singular values repel each other, with the entropy or without"
+    "At equilibrium singular values repel each other, with the entropy S and without\n"
+    rf"Draws of $2 \times 2$ matrices at depth {DEPTH}, cost $E = \|W\|^2 / 2$, $\beta = {BETA:g}$"
 )
-for entropy, colour, name in ((True, "#0072B2", "with"), (False, "#D55E00", "without")):
+for entropy, colour, name in ((True, "#009E73", "with"), (False, "#CC79A7", "without")):
     q = (drawn[entropy][..., 1] / drawn[entropy][..., 0]).ravel() ** (1 / DEPTH)
     law.hist(q, np.linspace(0, 1, 31), density=True, color=colour, histtype="step", alpha=0.6)
     law.plot(grid, densities[entropy], color=colour, label=f"{name} entropy")
 large, small = drawn[True][-1].T ** (1 / DEPTH)
-cloud.plot(small, large, ".", color="#0072B2", alpha=0.5, markersize=3)
+cloud.plot(small, large, ".", color="#009E73", alpha=0.5, markersize=3)
 cloud.plot([0, 2], [0, 2], color="0.5", linewidth=0.8)
-cloud.plot(*s ** (1 / DEPTH), "*", color="#009E73", markersize=13)
-cloud.annotate("equal: $s_1 = s_2$", (0.15, 0.15), (8, -4), textcoords="offset points")
+cloud.plot(*s ** (1 / DEPTH), "*", color="#E69F00", markersize=15)
+cloud.annotate("$s_1 = s_2$", (0.15, 0.15), (8, -4), textcoords="offset points")
 cloud.annotate(
-    "minimizer\nof the free energy", s ** (1 / DEPTH), (12, -22), textcoords="offset points"
+    "minimizer of\n$F = E - S / \\beta$", s ** (1 / DEPTH), (12, -26), textcoords="offset points"
 )
 law.set(
     title="Equal singular values have density 0",
-    xlabel="$(s_2 / s_1)^{1/3}$, depth 3",
-    ylabel="density",
+    xlabel="$(s_2 / s_1)^{1/3}$ (1: equal)",
+    ylabel="density (steps: draws, lines: exact)",
     xlim=(0, 1),
     ylim=(0, 1.75),
 )
 cloud.set(
     title="Draws keep away from the minimizer",
-    xlabel="$s_2^{1/3}$",
-    ylabel="$s_1^{1/3}$",
+    xlabel="$s_2^{1/3}$ of a draw with the entropy",
+    ylabel="$s_1^{1/3}$ of the draw",
     xlim=(0, 1.3),
     ylim=(0, 1.5),
 )

@@ -12,7 +12,7 @@ passes through low rank.
    :target: ../_images/sphx_glr_plot_matrix_completion_001.png
 
 .. image:: images/sphx_glr_plot_matrix_completion_002.png
-   :alt: Volume rises and entropy falls, along each run and from depth to depth
+   :alt: Log-volume rises and entropy falls, along each run and from depth to depth
    :class: figures-first
    :target: ../_images/sphx_glr_plot_matrix_completion_002.png
 
@@ -61,11 +61,13 @@ def random_completion(seed):
 
 completions = [random_completion(seed) for seed in range(3)]
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_matrix_completion_001_4.png"
+
 # %%
 # The flow at four depths
 # -----------------------
 # All runs end where the training loss has come down to the same level. On the way there depth
-# does not help always: while its loss is still large, a deep run can be farther from the unobserved
+# does not always help: while its loss is still large, a deep run can be farther from the unobserved
 # entries than it was at the start. The kernel at infinite depth is the limit of
 # :math:`\theta_N / N`, so its flow takes N times as long as that of a great depth N.
 
@@ -162,7 +164,7 @@ for depth, metric in METRICS.items():
 # %%
 # So what does depth choose among the matrices that fit the observed entries? In whichever
 # :math:`g^N` they are measured, the runs of greater depth have come to higher volume and lower
-# entropy. The two say the same here, since the entropy is what the volume mostly consists of.
+# entropy. The two say the same here, since the entropy is the largest part of the log-volume.
 
 for depth, metric in METRICS.items():
     volumes = np.array([metric.log_volume(ends[end]) for end in DEPTHS])
@@ -178,8 +180,8 @@ for depth, metric in METRICS.items():
 # %%
 # The figures
 # -----------
-# Training loss falls from left to right. The first of the three matrices is drawn bold, so that its
-# run can be followed from panel to panel.
+# Training loss falls from left to right. The run of the first of the three matrices is drawn bold
+# in all panels.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
 LABELS = {1: "depth 1", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
@@ -207,8 +209,11 @@ for depth, colour in COLOURS.items():
         rank.semilogx(losses, riemdln.effective_rank(s), **style)
         values.semilogy(np.arange(1, SIZE + 1), s[-1], ".-", **style)
 rank.axhline(true_ranks.mean(), color="0.5", linestyle=":")
-values.plot([1, 2], [3, 2], "x:", color="0.5", markersize=9, label="targets")
-values.plot([], [], color="0.5", linewidth=1, alpha=0.6, label="two more matrices")
+values.plot([1, 2], [3, 2], "x:", color="0.5", markersize=9, label="target")
+for depth, k, offset in ((1, 6, (4, 6)), (np.inf, 3, (-20, -16))):
+    end = runs[depth][0].singular_values[-1, k - 1]
+    values.annotate(LABELS[depth], (k, end), offset, textcoords="offset points")
+values.plot([], [], color="0.5", linewidth=1, alpha=0.6, label="two more targets")
 waiting.set(
     title="All runs fit the observed entries",
     xlabel="time / time to half the training loss",
@@ -216,22 +221,22 @@ waiting.set(
     xlim=(0, 12),
 )
 error.set(
-    title="Deep ones find the others too",
+    title="Deep runs find the hidden entries too",
     xlabel="training loss / its start",
-    ylabel="relative error on the other entries",
+    ylabel="relative error on the hidden entries",
     yticks=[0.05, 0.1, 0.2, 0.5, 1],
     yticklabels=["0.05", "0.1", "0.2", "0.5", "1"],
 )
 error.minorticks_off()
 rank.set(
-    title="They pass through low rank",
+    title="Deep runs pass through low rank",
     xlabel="training loss / its start",
-    ylabel="effective rank",
+    ylabel="effective rank of W, from 1 to 10",
 )
 values.set(
-    title="They end near rank 2",
-    xlabel="singular value, from the largest to the smallest",
-    ylabel="size at the end of the run",
+    title="The deeper, the nearer to rank 2 they end",
+    xlabel="number i of the singular value",
+    ylabel="singular value $s_i$ at the end",
     xticks=range(1, SIZE + 1),
 )
 error.invert_xaxis()
@@ -239,7 +244,8 @@ rank.invert_xaxis()
 finish(
     figure,
     axes.flat,
-    "The deeper, the better a flow finds entries that it does not see",
+    "The deeper the network, the better its flow finds entries that it does not see\n"
+    r"Targets: three random $10 \times 10$ matrices of rank 2, 70 of 100 entries observed",
     "plot_matrix_completion.png",
 )
 
@@ -262,26 +268,30 @@ for place, metric in enumerate(METRICS.values()):
         chosen.plot(x, gains, "o", color=COLOURS[depth], markersize=5)
         gains = metric.entropy(ends[depth]) - metric.entropy(ends[1])
         chosen.plot(x, gains, "o", color=COLOURS[depth], markersize=5, markerfacecolor="none")
-along.plot([], [], "o-", color="0.5", markersize=5, label="log-volume")
-along.plot([], [], "o--", color="0.5", markersize=5, markerfacecolor="none", label="entropy")
+for line, face, name in (
+    ("o-", "0.5", r"log-volume $\ln \sqrt{\det g^N_W}$"),
+    ("o--", "none", "entropy $S_N(W)$"),
+):
+    along.plot([], [], line, color="0.5", markersize=5, markerfacecolor=face, label=name)
 chosen.axhline(0, color="0.5", linewidth=0.8)
 along.set(
-    title="Along a run, at a given norm",
+    title="Along a run, W scaled to norm 1",
     xlabel="training loss / its start",
-    ylabel="change since the start",
+    ylabel="change since the start of the run",
 )
 along.invert_xaxis()
 chosen.set(
     title="At the ends of the runs",
-    xlabel="depth of the metric that measures",
-    ylabel="difference from the run of depth 1",
+    xlabel="depth N of the metric $g^N$ that measures",
+    ylabel="difference from the end of depth 1",
     xticks=range(len(METRICS)),
     xticklabels=["2", "3", r"$\infty$"],
 )
 finish(
     figure,
     (along, chosen),
-    "Among matrices that fit, depth chooses high volume and low entropy",
+    "Among matrices that fit, depth chooses high volume and low entropy\n"
+    "Colours: the depth of the run. Three targets, 70 of 100 entries observed",
     "plot_matrix_completion_volume.png",
 )
 plt.show()

@@ -2,11 +2,12 @@ r"""
 Mini-batches: noise that the metric shapes
 ==========================================
 
-Runs with mini-batches scatter about the gradient flow, in proportion to the root of step / batch.
-Where they settle, depth shapes the noise: its variance along w is N times that across it.
+Runs with mini-batches scatter about the gradient flow, in proportion to the square root of
+step / batch. Depth N shapes this noise: compared with the variance across the minimizer w, it makes
+the variance along w N times as large.
 
 .. image:: images/sphx_glr_plot_mini_batches_001.png
-   :alt: Runs about the flow, and their variances along and across w by depth
+   :alt: Runs about the flow, and their variances along w and across it by depth
    :class: figures-first
    :target: ../_images/sphx_glr_plot_mini_batches_001.png
 
@@ -19,9 +20,10 @@ A step of stochastic gradient descent on a network moves the end-to-end matrix b
 
 .. math:: w \leftarrow w - h \, A_w(P), \qquad P = \nabla E_{\mathrm{batch}}(w) ,
 
-up to :math:`O(h^2)`. The gradient P of a batch of b samples has the mean :math:`\nabla E` and the
-covariance C / b. So a step has the noise :math:`h^2 A_w C A_w / b`. Noise of Langevin's equation
-has the covariance :math:`A_w` instead, and comes to the same spread at every depth.
+up to :math:`O(h^2)`, where h is the step size. The gradient P of a batch of b samples has the mean
+:math:`\nabla E` and the covariance :math:`C / b`. So a step has noise of the covariance
+:math:`h^2 A_w C A_w / b`. The noise of the Langevin equation is in proportion to :math:`A_w`
+instead, and comes to the same spread at every depth.
 
 The guide has pages on :doc:`flows </guide/flows>` and on :doc:`noise </guide/noise>`, the theory a
 section on :ref:`Langevin's equation <langevin>`. The calls are `DeepLinearMetric.sharp
@@ -35,9 +37,10 @@ Run it with ``python examples/plot_mini_batches.py``; it writes ``plot_mini_batc
 # The data
 # --------
 # The concentration of ethanol is predicted from gas sensors, as in :doc:`plot_lp_regression`. Some
-# measurements are far from all others, and one of them in a batch of eight can end a run. So each
-# feature is replaced by its normal score. Of these the four principal components are taken, of unit
-# variance: the Hessian of the loss :math:`E = \mathrm{mean} \, |w x - y|^2 / 2` is the identity.
+# measurements are far from all others, and one of them in a batch of eight can ruin a run. So each
+# feature is replaced by its normal score. We take the first four principal components, scaled to
+# unit variance: the Hessian of the loss :math:`E = \mathrm{mean} \, |w x - y|^2 / 2` is then the
+# identity.
 
 from pathlib import Path
 
@@ -64,10 +67,13 @@ along = minimizer[0] / np.linalg.norm(minimizer)
 residuals = minimizer @ X.T - y
 C = np.cov(residuals * X.T)  # the covariance of the gradient of one sample, at the minimizer
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_mini_batches_001_1.png"
+
 # %%
 # Ten lines of descent
 # --------------------
-# The metric takes stacks, so one loop descends with a thousand runs, each with batches of its own.
+# The metric takes stacks of matrices, so one loop makes a thousand runs, each with batches of its
+# own.
 
 
 def descend(depth, start, step, batch, time, runs, seed, every=None):
@@ -88,7 +94,7 @@ def descend(depth, start, step, batch, time, runs, seed, every=None):
 # --------------
 # All runs start from one row and go on to the time 1. There the mean of the runs is compared with
 # the gradient flow, and the runs with their mean. The mean of finitely many runs has an
-# error of its own; its square is taken off.
+# error of its own; its expected square is subtracted.
 
 TIME, RUNS, BATCH = 1.0, 1500, 128
 STEPS = 1 / np.array([8, 16, 32, 64])
@@ -144,9 +150,9 @@ for depth, flow in flows.items():
 # .. math:: \Sigma_{ii} = \frac{h}{2 b} \, \theta_i \, C_{ii}, \qquad
 #           \theta = N |w|^{2 - 2/N} \ \text{along w}, \quad |w|^{2 - 2/N} \ \text{across it} .
 #
-# The layers themselves, of any number of runs at once, do the same. And Langevin's equation, at the
-# temperature :math:`1 / \beta = h \, \mathrm{Tr}(C) / (8 b)`, has the covariance
-# :math:`1 / \beta` at every depth: its noise pays for a faster drift.
+# Mini-batches on the layers do the same. The Langevin equation, at the temperature
+# :math:`1 / \beta = h \, \mathrm{Tr}(C) / (8 b)`, has the covariance :math:`I / \beta` at every
+# depth: where :math:`A_w` makes the noise stronger, it makes the drift back faster too.
 
 STEP, BATCH_AT_REST = 0.02, 16
 beta = 8 * BATCH_AT_REST / (STEP * np.trace(C))
@@ -154,7 +160,7 @@ across = np.eye(4) - np.outer(along, along)
 
 
 def variances(stack):
-    """The variances of runs along w and across it, over those of depth 1 in the limit."""
+    """The variances of runs along w and across it."""
     covariance = np.cov(stack.reshape(-1, 4).T)
     return np.array([along @ covariance @ along, np.trace(across @ covariance)])
 
@@ -204,8 +210,7 @@ for depth in DEPTHS:
 # %%
 # The figures
 # -----------
-# They stand at the head of this page. Grey lines have the slopes 1, 1/2 and -1/2, and the blue and
-# the red one are :math:`\theta`.
+# They stand at the head of this page. The two predicted lines are :math:`\theta`.
 
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00"}
 MARKERS = {1: "o", 2: "s", 3: "D"}
@@ -214,7 +219,7 @@ MARKERS = {1: "o", 2: "s", 3: "D"}
 def finished(figure, title, name):
     for panel in figure.axes:
         panel.grid(alpha=0.25)
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title, fontsize=12)
     figure.savefig(f"plot_mini_batches{name}.png", dpi=150)
 
 
@@ -222,32 +227,44 @@ figure, (paths, rest) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained
 for step, colour, width in ((0.2, "#56B4E9", 0.8), (0.01, "#009E73", 1.2)):
     runs = descend(3, start, step, 8, TIME, 12, seed=6, every=1)[:, :, 0] @ along
     paths.plot(step * np.arange(len(runs)), runs, color=colour, linewidth=width, alpha=0.8)
-    paths.plot([], [], color=colour, label=f"runs, step {step:g}, batch 8")
-paths.plot(times, flows[3].points[:, 0] @ along, color="black", linewidth=2.5, label="the flow")
-paths.set(title="Depth 3: runs about the flow", xlabel="time", ylabel="w along the minimizer")
+    paths.plot([], [], color=colour, label=f"12 runs, step {step:g}, batch 8")
+paths.plot(
+    times, flows[3].points[:, 0] @ along, color="black", linewidth=2.5, label="gradient flow"
+)
+paths.set(
+    title="Depth 3: runs scatter about the flow",
+    xlabel="time = step size times number of steps",
+    ylabel="component of w along the minimizer",
+)
 paths.legend(frameon=False)
 fine = np.linspace(1, 3, 101)
 size = np.linalg.norm(minimizer) ** (2 - 2 / fine)
-for i, colour, name in ((0, "#D55E00", "along w"), (1, "#0072B2", "across w")):
+# Side by side: at depth 1 all are equal, and Langevin's are so in both directions.
+for i, colour, name, shift in ((0, "#CC79A7", "along w", -0.03), (1, "#E69F00", "across w", 0.03)):
     rest.plot(fine, size * (fine if i == 0 else 1), color=colour, label=f"{name}, predicted")
-    for source, (marker, face) in zip(
-        NAMES, (("o", colour), ("s", "white"), ("^", "0.6")), strict=True
-    ):
+    for source, marker in zip(NAMES, "os^", strict=True):
         values = [measured[source, depth][i] for depth in DEPTHS]
-        edge = "0.6" if source == NAMES[2] else colour
-        rest.plot(DEPTHS, values, marker, color=edge, markerfacecolor=face, markersize=6)
-for source, marker, face in zip(NAMES, "os^", ("black", "white", "0.6"), strict=True):
-    edge = "0.6" if source == NAMES[2] else "black"
-    rest.plot([], [], marker, color=edge, markerfacecolor=face, markersize=6, label=source)
+        face = "white" if marker == "s" else colour
+        places = np.add(DEPTHS, shift)
+        rest.plot(places, values, marker, color=colour, markerfacecolor=face, markersize=6)
+for source, marker in zip(NAMES, "os^", strict=True):
+    face = "white" if marker == "s" else "0.4"
+    rest.plot([], [], marker, color="0.4", markerfacecolor=face, markersize=6, label=source)
 rest.set(
     title="At rest: wider along w than across it",
     xlabel="depth",
-    ylabel="variance / that of depth 1",
+    ylabel="variance about the minimizer / at depth 1",
     xticks=DEPTHS,
-    ylim=(0.4, 3.1),
+    yticks=[0.5, 1, 1.5, 2, 2.5],
+    ylim=(0.4, 2.6),
 )
 rest.legend(frameon=False, loc="upper left")
-finished(figure, "Mini-batches scatter runs about the flow, and depth shapes the noise", "")
+finished(
+    figure,
+    "Mini-batches scatter runs about the flow, and depth shapes the noise\n"
+    "Regression of ethanol on four features of gas sensors; w is a row of four weights",
+    "",
+)
 
 figure, (steps, batches) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
 for depth, colour in COLOURS.items():
@@ -261,18 +278,21 @@ for style, name in (("-", "runs from their mean"), ("--", "mean from the flow"))
     steps.plot([], [], style, color="0.4", label=name)
 steps.plot(STEPS, 0.2 * STEPS**0.5, color="0.6", linewidth=1)
 steps.plot(STEPS, 0.08 * STEPS, color="0.6", linewidth=1)
+aside = {"textcoords": "offset points"}
+steps.annotate("slope 1/2", (STEPS[2], 0.2 * STEPS[2] ** 0.5), (-30, 10), **aside)
+steps.annotate("slope 1", (STEPS[2], 0.08 * STEPS[2]), (8, -12), **aside)
 steps.set(
-    title="Scatter as the root of the step (solid)",
-    xlabel="step",
+    title=r"Like step$^{1/2}$ (solid) and step (dashed)",
+    xlabel="step size",
     ylabel="distance at time 1, batch 128",
 )
-steps.set_ylim(1.5e-4, None)
 steps.set_xticks(STEPS, [f"1/{round(1 / h)}" for h in STEPS])
 batches.plot(BATCHES, 0.6 / BATCHES**0.5, color="0.6", linewidth=1)
+batches.annotate("slope $-1/2$", (BATCHES[2], 0.6 / BATCHES[2] ** 0.5), (6, 4), **aside)
 batches.set(
-    title="Scatter as the root of 1 / batch",
+    title=r"Like batch$^{-1/2}$",
     xlabel="samples in a batch",
-    ylabel="runs from their mean, step 0.05",
+    ylabel="distance at time 1, step size 0.05",
 )
 batches.set_xticks(BATCHES, BATCHES)
 for panel in (steps, batches):
@@ -281,8 +301,11 @@ for panel in (steps, batches):
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.yaxis.set_minor_formatter(NullFormatter())
-steps.legend(frameon=False, ncols=2, columnspacing=1)
+figure.legend(frameon=False, loc="outside lower center", ncols=5)
 finished(
-    figure, "Runs scatter as the root of step / batch, and their mean is off by the step", "_errors"
+    figure,
+    "Runs scatter as the root of step / batch; their mean is off in proportion to the step\n"
+    "Mini-batch runs at time 1 (root mean square distances), compared with the gradient flow",
+    "_errors",
 )
 plt.show()

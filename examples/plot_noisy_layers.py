@@ -2,11 +2,11 @@ r"""
 Noise on the layers makes an entropy
 ====================================
 
-Train balanced layers with noise that keeps them balanced. Their product moves by Langevin's
-equation of the manifold with one more term, the gradient of an entropy.
+Train balanced layers with noise that keeps them balanced. Their product W moves by the Langevin
+equation under :math:`g^N`, with one more term: the gradient of an entropy.
 
 .. image:: images/sphx_glr_plot_noisy_layers_001.png
-   :alt: Means of singular values in time: layers, W with the entropy and without
+   :alt: Means of singular values in time: of noisy layers, and of W with the entropy and without
    :class: figures-first
    :target: ../_images/sphx_glr_plot_noisy_layers_001.png
 
@@ -16,17 +16,17 @@ equation of the manifold with one more term, the gradient of an entropy.
    :target: ../_images/sphx_glr_plot_noisy_layers_002.png
 
 The gradient flow of the layers of a balanced network is a gradient flow of their product W alone,
-under the metric :math:`g^N`. Is it so with noise? Put noise on each weight and let it keep the
-balance, which is Brownian motion of the balanced layers beside the gradient,
+under the metric :math:`g^N`. Is it so with noise? Put noise on each weight and keep the layers
+balanced. This is the gradient flow with Brownian motion of the balanced layers,
 
 .. math::
 
     dW_j = -\frac{\partial E}{\partial W_j} \, dt + \sqrt{2 / \beta} \, dB_j, \qquad
     W_{j+1}^T W_{j+1} = W_j W_j^T.
 
-Then W moves by an equation of its own, but it is not Langevin's equation of the manifold. It has a
-term more (Menon 2024; Menon and Yu 2025): with S(W), the logarithm of the volume of all balanced
-layers with the product W,
+Then W moves by an equation of its own, but it is not the Langevin equation under :math:`g^N`. It
+has one more term (Menon 2024; Menon and Yu 2025), that of the entropy S(W), the logarithm of the
+volume of all balanced layers with the product W:
 
 .. math::
 
@@ -35,7 +35,7 @@ layers with the product W,
 
 `riemdln.network_langevin_flow` moves layers and knows nothing of metric or entropy.
 `riemdln.langevin_flow` moves W and knows nothing of layers. This example compares the singular
-values of many copies of both: they have the same law with the entropy, and not without.
+values of many copies of both. With the entropy they have the same law, and without it they do not.
 
 The guide has a section on :doc:`noise on the layers </guide/noise>`, and the theory on
 :ref:`Langevin's equation <langevin>`.
@@ -47,9 +47,10 @@ Run it with ``python examples/plot_noisy_layers.py``; it writes ``plot_noisy_lay
 # %%
 # Both sides
 # ----------
-# All copies start from one 2 x 3 matrix W, or from balanced layers with this product. They are
-# drawn to a target while noise moves them. Both sides have errors of their steps, which at these
-# steps are smaller than those of so few copies. The scheme of weak order two can take longer ones.
+# All copies start from one 2 x 3 matrix W, or from balanced layers with this product. The cost
+# pulls them to a target while noise moves them. Finite steps make an error on both sides, but at
+# these sizes it is smaller than the error of so few copies. The scheme of weak order two can take
+# longer steps.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -106,12 +107,14 @@ for depth in DEPTHS:
     print(f"depth {depth}: layers are balanced to {layers[depth].imbalances.max():.0e}")
     assert layers[depth].imbalances.max() < 1e-12
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_noisy_layers_001_2.png"
+
 # %%
 # Two samples
 # -----------
-# At the last time, are the singular values of both sides draws from the same law? The test of
-# Kolmogorov and Smirnov takes the greatest distance of their distribution functions. If the laws
-# are the same, its p-value is below p with the chance p.
+# At the last time, do the singular values of both sides have the same law? The test of Kolmogorov
+# and Smirnov takes the greatest distance of their distribution functions. If the laws are the same,
+# its p-value is below p with the chance p.
 
 for (depth, entropy), flow in matrices.items():
     of_layers, of_W = layers[depth].singular_values[-1], flow.singular_values[-1]
@@ -127,11 +130,18 @@ for (depth, entropy), flow in matrices.items():
 # %%
 # The figures
 # -----------
-# They stand at the head of this page. First the means over time. Then the distribution functions of
-# both singular values at the last time, less those of the layers. Where two samples of one law
-# differ, in 95 of 100 cases they stay within the grey band.
+# They stand at the head of this page. First come the means over time, then the distribution
+# functions of both singular values at the last time, less those of the layers. Two samples of one
+# law stay within the grey band in 95 of 100 cases.
 
-STYLES = {True: ("#009E73", "o", "W with the entropy"), False: ("#CC79A7", "s", "W without it")}
+STYLES = {
+    True: ("#009E73", "o", "equation with the entropy S"),
+    False: ("#CC79A7", "s", "equation without it"),
+}
+SOURCE = (
+    f"{COPIES:,} copies of a $2 \\times 3$ matrix W, moved by noise ($\\beta = 2$) "
+    r"and the cost $\|W - T\|^2 / 2$"
+)
 band = 1.358 * (2 / COPIES) ** 0.5
 
 
@@ -139,27 +149,31 @@ def panels_by_depth(ylabel):
     figure, panels = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained", sharey=True)
     panels[0].set_ylabel(ylabel)
     for depth, panel in zip(DEPTHS, panels, strict=True):
-        panel.set_title(f"Depth {depth}")
+        panel.set_title(f"Depth {depth}: only with S they agree")
         panel.grid(alpha=0.25)
     return figure, dict(zip(DEPTHS, panels, strict=True))
 
 
-figure, panels = panels_by_depth("means of $s_1$ and $s_2$")
+figure, panels = panels_by_depth("means of the singular values of W")
 for depth, panel in panels.items():
     panel.plot(TIMES, layers[depth].singular_values.mean(axis=1), color="0.65", linewidth=3)
-    panel.plot([], [], color="0.65", linewidth=3, label="product of noisy layers")
+    panel.plot([], [], color="0.65", linewidth=3, label="W, the product of noisy layers")
+    for i in (0, 1):
+        early = layers[depth].singular_values[1, :, i].mean()
+        panel.annotate(f"$s_{i + 1}$", (TIMES[1], early), (-18, 12), textcoords="offset points")
     for entropy, (colour, marker, name) in STYLES.items():
         means = matrices[depth, entropy].singular_values.mean(axis=1)
         lines = panel.plot(TIMES, means, marker, color=colour, markersize=6)
         lines[0].set_label(name)
     panel.set(xlabel="time", ylim=(0, None))
-panels[2].legend(frameon=False, loc=(0.3, 0.44))
+panels[3].legend(frameon=False, loc=(0.14, 0.46))
 figure.suptitle(
-    "Noisy layers move their product as the equation with the entropy says", fontsize=13
+    f"Noisy layers move their product as the equation with the entropy S says\n{SOURCE}",
+    fontsize=12,
 )
 figure.savefig("plot_noisy_layers.png", dpi=150)
 
-figure, panels = panels_by_depth("share of copies below s, W less layers")
+figure, panels = panels_by_depth("share below s, less that of the layers")
 for depth, panel in panels.items():
     of_layers = layers[depth].singular_values[-1]
     grid = np.linspace(0, of_layers.max(), 300)
@@ -169,13 +183,14 @@ for depth, panel in panels.items():
         for i, line in enumerate(("-", "--")):
             below, above = (np.sort(s[:, i]) for s in (of_layers, of_W))
             difference = np.searchsorted(above, grid) - np.searchsorted(below, grid)
-            label = f"$s_{i + 1}$, {name}"
+            label = f"$s_{i + 1}$, {name.removeprefix('equation ')}"
             panel.plot(grid, difference / COPIES, line, color=colour, label=label)
-    panel.set(xlabel="singular value s at the last time", xlim=(0, 4))
-panels[2].text(3.95, 0.9 * band, "grey: by chance alone", ha="right", va="top")
+    panel.set(xlabel=f"s, for singular values of W at time {TIMES[-1]:g}", xlim=(0, 4))
+panels[3].text(3.95, -0.9 * band, "grey: 95 % of cases by chance", ha="right", va="bottom")
 panels[2].legend(frameon=False)
 figure.suptitle(
-    "With the entropy the law is that of the layers, without it the law is another", fontsize=13
+    f"With the entropy S the law is that of the layers, without it the law is another\n{SOURCE}",
+    fontsize=12,
 )
 figure.savefig("plot_noisy_layers_distributions.png", dpi=150)
 plt.show()

@@ -3,7 +3,7 @@ A metric of one's own
 =====================
 
 Write one method, and riemdln makes the gradients, Hessians, geodesics and distances of your metric.
-The metric of this example is Euclidean near zero and hyperbolic far from it.
+The metric of this example is Euclidean near zero, and far from zero it measures relative steps.
 
 .. image:: images/sphx_glr_plot_own_metric_001.png
    :alt: Distances from zero next to arsinh(w), and geodesics and circles of the hyperbolic plane
@@ -16,9 +16,10 @@ Riemannian gradient :math:`A_W(P)`. This example builds one from nothing:
 
 .. math:: A_W(P) = (I + W W^T) P, \qquad g_W(X, Y) = \mathrm{Tr}(X^T (I + W W^T)^{-1} Y).
 
-Near W = 0 it is the Euclidean metric, and far from 0 it measures steps relative to W: on 1 x 1
-matrices the distance of w from 0 is arsinh(w), which is about w at first and grows like a logarithm
-later. :math:`A_W` is symmetric and positive definite at every W.
+Near W = 0 it is the Euclidean metric, and far from 0 it measures steps relative to W. On 1 x 1
+matrices the distance of w from 0 is arsinh(w): it is about w at first, and grows like a logarithm
+later. :math:`A_W` is symmetric and positive definite at every W. On columns of two entries this is
+the hyperbolic plane.
 
 The guide has a page on :doc:`metrics of your own </guide/own_metric>`, and the theory a section on
 :ref:`the cometric <cometric>`. The classes are `riemdln.Metric`, `riemdln.SpectralMetric` and
@@ -59,6 +60,8 @@ print(f"A(p) = (1 + w^2) p at w = 3: {metric.sharp(w, p)}, and back: {metric.fla
 assert np.allclose(metric.sharp(w, p), 10 * p)
 assert np.allclose(metric.flat(w, 10 * p), p)
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_own_metric_001_2.png"
+
 # %%
 # Check it
 # --------
@@ -74,7 +77,7 @@ assert check.inverse < 1e-10
 assert check.derivative < 1e-8
 
 # %%
-# A cometric that is not symmetric belongs to no metric. The check finds it.
+# A map that is not symmetric belongs to no metric. The check finds it.
 
 
 class Lopsided(riemdln.Metric):
@@ -163,10 +166,10 @@ assert check_metric(FasterRelative(), 3, 2, rng=0).inverse < 1e-12
 #
 # Shortcut: a kernel of two singular values
 # -----------------------------------------
-# Let :math:`W = U S V^T`. Where :math:`A_W` multiplies entry (i, j) of :math:`U^T P V` by a number
-# :math:`\theta(s_i, s_j)`, ``SpectralMetric`` needs only theta. The metric above is of this kind,
-# with :math:`\theta(s, t) = 1 + s^2`. ``flat`` is then a division, and all that depends on the
-# singular value decomposition is computed once at each point.
+# Let :math:`W = U S V^T`. If :math:`A_W` multiplies entry (i, j) of :math:`U^T P V` by a number
+# :math:`\theta(s_i, s_j)`, then ``SpectralMetric`` needs only :math:`\theta`. The metric above is
+# of this kind, with :math:`\theta(s, t) = 1 + s^2`. ``flat`` is then a division, and all that
+# depends on the singular value decomposition is computed once at each point.
 
 
 def theta(s, t):
@@ -179,12 +182,12 @@ assert np.allclose(spectral.sharp(W, P), metric.sharp(W, P))
 assert np.allclose(spectral.flat(W, X), metric.flat(W, X))
 
 # %%
-# Derivatives of the metric need the divided differences of theta in the squares of its arguments,
-# :math:`(\theta(a, t) - \theta(b, t)) / (a^2 - b^2)` with the limit at a = b. By default they are
-# computed from theta numerically, to about ten digits. In closed form they are exact also where
-# singular values are tiny or close to each other. ``FunctionKernel`` takes them for a function: in
-# the first argument, where they are 1 here, and in the second, where they are 0; for a symmetric
-# function one is enough.
+# Derivatives of the metric need the divided differences of :math:`\theta` in the squares of its
+# arguments, :math:`(\theta(a, t) - \theta(b, t)) / (a^2 - b^2)` with the limit at a = b. By default
+# they are computed from :math:`\theta` numerically, to about ten digits. In closed form they are
+# exact, even where singular values are tiny or close to each other. Give them to
+# ``FunctionKernel``: here those in the first argument are 1, and those in the second are 0. For a
+# symmetric function one is enough.
 
 
 def slope_in_the_first(a, b, t):
@@ -207,7 +210,7 @@ for name, shortcut, tolerance in (("numerical", spectral, 1e-8), ("exact", exact
 # What geometry is it?
 # --------------------
 # On columns w with :math:`|w| = \sinh \rho` the metric is
-# :math:`d\rho^2 + \sinh^2(\rho) \, d\phi^2`: those of two entries are the hyperbolic plane. The
+# :math:`d\rho^2 + \sinh^2(\rho) \, d\phi^2`: columns of two entries are the hyperbolic plane. The
 # points :math:`(w_0, w)` with :math:`w_0 = \sqrt{1 + |w|^2}` lie on a hyperboloid, and there all is
 # known in closed form: the distance of v and w is
 # :math:`\operatorname{arcosh}(v_0 w_0 - v \cdot w)`, and the geodesic from w along a unit vector x
@@ -274,6 +277,7 @@ assert error < 1e-10
 # %%
 # The figure
 # ----------
+# It stands at the head of this page.
 
 figure, (far, curved) = plt.subplots(1, 2, figsize=(9, 4.7), layout="constrained")
 BLUE, ORANGE, YELLOW = "#0072B2", "#D55E00", "#E69F00"
@@ -288,7 +292,7 @@ far.annotate("closed form arsinh $w$", (4.6, 2.0), color=BLUE)
 far.plot(some, computed, "o", color=ORANGE, markersize=6)
 far.set(
     title="Far from zero distances grow like $\\ln w$",
-    xlabel="the number $w$, a 1 x 1 matrix",
+    xlabel=r"the number $w$, a $1 \times 1$ matrix",
     ylabel="distance of $w$ from 0",
     ylim=(0, 4),
 )
@@ -301,26 +305,28 @@ for radius in RADII[1::2]:
     curved.plot(*circle, color=YELLOW, linewidth=1.2)
 curved.plot(*rays[:, -1, :, 0].T, "o", color=ORANGE, markersize=6)
 curved.plot(0, 0, "x", color="0.3", markersize=8)
-curved.annotate("0", (0, 0), (-12, -4), textcoords="offset points")
+curved.annotate("0", (0, 0), (-14, -4), textcoords="offset points")
 for style, label in (
     ({"color": BLUE}, "geodesics, closed form"),
-    ({"color": YELLOW}, "circles of distance 0.5, 1, 1.5"),
+    ({"color": YELLOW}, "circles of radius 0.5, 1, 1.5, closed form"),
     ({"color": ORANGE, "linestyle": "", "marker": "o", "markersize": 6}, "computed from $A_W$"),
 ):
     curved.plot([], [], label=label, **style)
 curved.set(
-    title="Pairs of numbers: the hyperbolic plane",
-    xlabel="$w_1$",
-    ylabel="$w_2$",
+    title=r"$2 \times 1$ matrices are the hyperbolic plane",
+    xlabel="first entry of $w$",
+    ylabel="second entry of $w$",
     aspect="equal",
-    xlim=(-2.2, 7.8),
-    ylim=(-2, 8.4),
+    xlim=(-1, 8),
+    ylim=(-3.2, 5.2),
 )
-curved.legend(frameon=False, loc="upper left")
+figure.legend(frameon=False, ncols=3, loc="outside lower center")
 for panel in (far, curved):
     panel.grid(alpha=0.25)
 figure.suptitle(
-    "A metric that a user wrote: distances and geodesics come by themselves", fontsize=13
+    "A metric that a user wrote: distances and geodesics come by themselves\n"
+    "$A_W(P) = (I + W W^T) P$, the map from a Euclidean gradient P to the gradient of the metric",
+    fontsize=12,
 )
 figure.savefig("plot_own_metric.png", dpi=150)
 plt.show()

@@ -3,7 +3,7 @@ Ratings: depth makes up for a rank that is set too large
 ========================================================
 
 Ratings of items by users are predicted from few of them, by a matrix of low rank. If the rank is
-set too large, depth 1 fits noise and depth 3 hardly minds.
+set too large, depth 1 fits noise, and depth 3 is almost as good as at the best rank.
 
 .. image:: images/sphx_glr_plot_ratings_001.png
    :alt: Test errors by rank, and by iteration at rank 20, at depths 1, 2 and 3
@@ -123,7 +123,7 @@ parser.add_argument("--data", metavar="PATH", help="lines of user, item, rating;
 # A notebook has arguments of its own.
 arguments = parser.parse_args(sys.argv[1:] if "__file__" in globals() else [])
 if arguments.data is None:
-    name = "synthetic ratings"
+    name = "synthetic data"
     i, j, ratings, shape = synthetic_ratings()
 else:
     name = Path(arguments.data).name
@@ -131,6 +131,8 @@ else:
         i, j, ratings, shape = read_ratings(arguments.data)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_ratings_001_1.png"
 
 # %%
 # What is completed
@@ -168,10 +170,10 @@ print(f"test error (root mean square) of the means: {error_of_means:.4f}")
 # %%
 # Depth 1 is FixedRankEmbedded
 # ----------------------------
-# One problem serves both classes. The start is the spectral one, 100 times smaller, because depth
-# prefers low rank the more the smaller the start is.
+# One problem serves both classes. The start is the spectral one, made 100 times smaller: the
+# smaller the start, the more depth prefers low rank.
 #
-# ``FixedRankEmbedded`` transports by way of an array as large as the whole matrix.
+# A vector transport of ``FixedRankEmbedded`` makes an array as large as the whole matrix.
 
 GEOMETRIES = {"FixedRankEmbedded": lambda k: FixedRankEmbedded(*shape, k)} | {
     f"depth {depth}": partial(riemdln.FixedRank, *shape, metric=riemdln.DeepLinearMetric(depth))
@@ -283,8 +285,8 @@ for geometry in DEPTHS:
 # %%
 # Which rank?
 # -----------
-# Steepest descent again. Depth 1 is best at ranks 2 and 3, and gets worse with the rank.
-# Depth 3 is almost as good at rank 20 as at rank 2. At rank 2 it is no better than depth 1.
+# Steepest descent again. Depth 1 is best at ranks 2 and 3, and gets worse as the rank grows.
+# Depth 3 is almost as good at rank 20 as at rank 2. At their best ranks all depths are as good.
 
 print("\ntest error at the least validation error, rank", *(f"{k:8}" for k in RANKS))
 chosen = {}
@@ -321,7 +323,7 @@ assert arguments.data or all(claims.values())
 # %%
 # The figures
 # -----------
-# They stand at the head of this page. Each run stops at the least validation error.
+# They stand at the head of this page. Dots are where the validation error of a run is least.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00"], strict=True))
 THEIRS = {"color": "#E69F00", "linestyle": ":", "linewidth": 2.5}
@@ -331,7 +333,8 @@ shown = all(claims.values())
 def finished(figure, title, suffix):
     for panel in figure.axes:
         panel.grid(alpha=0.25)
-    figure.suptitle(title if shown else f"Completion of {name}", fontsize=13)
+    source = f"{len(ratings):,} ratings of {shape[1]:,} items by {shape[0]:,} users ({name})"
+    figure.suptitle(f"{title if shown else 'Completion of ratings'}\n{source}", fontsize=12)
     figure.savefig(f"plot_ratings{suffix}.png", dpi=150)
 
 
@@ -341,26 +344,29 @@ for geometry, colour in COLOURS.items():
     along.plot(run.test, color=colour)
     along.plot(run.stop, run.test[run.stop], "o", color=colour)
     ranks.plot(RANKS, chosen[geometry], "o-", color=colour, label=geometry)
+    last = LARGE, chosen[geometry][-1]
+    ranks.annotate(geometry, last, (-6, 6), textcoords="offset points", ha="right")
 along.plot(runs["SteepestDescent", "FixedRankEmbedded"].test, **THEIRS)
-ranks.plot([], [], label="FixedRankEmbedded", **THEIRS)
+ranks.plot([], [], label="pymanopt's FixedRankEmbedded", **THEIRS)
 for panel in (along, ranks):
     panel.axhline(error_of_means, color="0.5", linestyle="--")
-ranks.plot([], [], color="0.5", linestyle="--", label="user and item means")
+ranks.plot([], [], color="0.5", linestyle="--", label="user and item means alone")
 ranks.set(
-    title="Depth 3 hardly minds the rank" if shown else "Test error by rank",
-    xlabel="rank k of the completion",
-    ylabel="test error at the stop",
+    title="The deeper, the less the rank matters" if shown else "Test error by rank",
+    xlabel="rank k of the completed matrix",
+    ylabel="test error (root mean square)",
     xscale="log",
 )
 ranks.set_xticks(RANKS, RANKS)
 ranks.minorticks_off()
 along.set(
     title=f"At rank {LARGE} depth 1 fits noise early" if shown else f"Test error at rank {LARGE}",
-    xlabel="iteration of steepest descent (dots: the stop)",
+    xlabel="iteration of steepest descent",
     ylabel="test error (root mean square)",
     ylim=(None, 1.2 * error_of_means),
 )
-figure.legend(frameon=False, ncols=5, columnspacing=1.2, loc="outside lower center")
+ranks.plot([], [], "o", color="0.5", label="least validation error")
+figure.legend(frameon=False, ncols=3, loc="outside lower center")
 finished(figure, "Depth makes up for a rank that is set too large", "")
 
 figure, (values, timed) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
@@ -372,16 +378,16 @@ for geometry, colour in COLOURS.items():
     timed.plot(*trust_regions[geometry], "^", color=colour, markersize=8)
 run = runs["ConjugateGradient", "FixedRankEmbedded"]
 timed.plot(run.seconds, run.train, label="FixedRankEmbedded", **THEIRS)
-timed.plot([], [], "^", color="0.5", markersize=8, label="trust regions")
+timed.plot([], [], "^", color="0.5", markersize=8, label="8 trust-region steps")
 values.set(
-    title=f"Singular values at the stop, rank {LARGE}",
+    title=f"Rank {LARGE}, at the least validation error",
     xlabel="number i of the singular value",
-    ylabel="singular value $s_i$",
+    ylabel="singular value $s_i$ of W",
     xticks=range(1, LARGE + 1, 3),
 )
 timed.set(
-    title=f"{ITERATIONS} iterations take as long at each depth",
-    xlabel="seconds of conjugate gradients (machines differ)",
+    title=f"{ITERATIONS} iterations of conjugate gradients",
+    xlabel="seconds on one core (machines differ)",
     ylabel="training error (root mean square)",
 )
 timed.legend(frameon=False)

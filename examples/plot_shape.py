@@ -6,12 +6,12 @@ At every depth above 1 the space of matrices under :math:`g^N` is curved, positi
 and negatively in others. Its shortest paths keep away from lower rank, and straight lines do not.
 
 .. image:: images/sphx_glr_plot_shape_001.png
-   :alt: Curvature: extremes of 2 x 2 matrices, bounds near lower rank, random planes, geodesics
+   :alt: Curvature: its range at 2 x 2 matrices, near lower rank, of random planes; two geodesics
    :class: figures-first
    :target: ../_images/sphx_glr_plot_shape_001.png
 
 .. image:: images/sphx_glr_plot_shape_002.png
-   :alt: Geodesics: the smallest singular value along the way, by depth
+   :alt: The smallest singular value along geodesics, by depth; the way from I to a rotation
    :class: figures-first
    :target: ../_images/sphx_glr_plot_shape_002.png
 
@@ -37,10 +37,10 @@ limit of :math:`N g^N`.
 # Planes of two singular values
 # -----------------------------
 # The curvature of a plane is positive where geodesics in it come together, and negative where they
-# part. At W = diag(s) the plane of two singular values is flat. A vector u of it spans more planes
-# with two turns, :math:`E_{12} + E_{21}`, which turns the left and the right singular vectors
-# together, and :math:`E_{12} - E_{21}`, which turns them apart. The curvature of the plane of u and
-# a turn is a quadratic form of the unit vector u, so three vectors determine it.
+# part. At :math:`W = \mathrm{diag}(s)` the plane of two singular values is flat. Each vector u in
+# it also spans a plane with each of two turns: :math:`E_{12} + E_{21}` turns the left and the right
+# singular vectors together, and :math:`E_{12} - E_{21}` turns them apart. The curvature of the
+# plane of u and a turn is a quadratic form of the unit vector u, so three vectors determine it.
 
 from itertools import combinations
 
@@ -95,6 +95,8 @@ def random_planes(metric, W):
     )
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_shape_002_1.png"
+
 # %%
 # On 2 x 2 matrices these planes are the extreme ones: no random plane lies beyond. At depth 2
 # curvature is from :math:`-k` to :math:`3 k` with :math:`k = 1 / (2 s_1 + 2 s_2)`. At infinite
@@ -123,10 +125,9 @@ assert np.all(np.diff(bounds[np.inf][1]) < 0)
 # %%
 # Near lower rank
 # ---------------
-# In these planes one small singular value leaves curvature bounded. Two that are both
-# :math:`\varepsilon` have planes of the curvature
-# :math:`(N^2 - 1) / (2 N \varepsilon^{2/N})`, which grows without bound at every finite depth, the
-# slower the deeper. At infinite depth it stays 1/2.
+# With one small singular value curvature in these planes stays bounded. With two that are both
+# :math:`\varepsilon` the largest is :math:`(N^2 - 1) / (2 N \varepsilon^{2/N})`. It grows without
+# bound at every finite depth, the slower the deeper. At infinite depth it stays 1/2.
 
 small = np.geomspace(1, 1e-4, 9)
 ONE, TWO = np.array([0, 0, 1]), np.array([0, 1, 1])
@@ -325,15 +326,14 @@ assert correlations[np.inf] > 0.99
 # -----------
 # They stand at the head of this page.
 
-# sphinx_gallery_thumbnail_number = 3
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00", np.inf: "#CC79A7"}
-NAMES = {1: "depth 1: straight lines", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
+NAMES = {1: "depth 1: straight line", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
 
 
 def finished(figure, title, name):
     for panel in figure.axes:
         panel.grid(alpha=0.25)
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title, fontsize=12)
     figure.savefig(f"plot_shape_{name}.png", dpi=150)
 
 
@@ -353,7 +353,7 @@ for depth, (least, largest) in bounds.items():
 OFFSETS = {1: (-12, -5), 0: (0, 5), -1: (-30, -3)}
 for K, gaps in pairs.items():
     apart_by.plot(times[1:], gaps, color="0.2")
-    name = f"K = {K:.2f}" if abs(K) > 1e-9 else "K = 0"
+    name = f"$K = {K:.2f}$" if abs(K) > 1e-9 else "$K = 0$"
     apart_by.annotate(
         name,
         (times[-1], gaps[-1]),
@@ -362,73 +362,98 @@ for K, gaps in pairs.items():
         ha="right",
     )
     apart_by.plot(times[1:13], 1 - K * times[1:13] ** 2 / 6, ":", color="0.2")
-for line, name in (("-", "two values small"), (":", "one value small")):
-    rank.plot([], [], line, color="0.4", label=name)
-for line, name in (("-", r"$2 \times 2$"), ("--", r"$3 \times 3$")):
-    share.plot([], [], line, color="0.4", label=name)
 both.set(
-    title="2 x 2 matrices have planes of both signs",
-    xlabel="$s_2 / s_1$ of $2 \\times 2$ matrices, $s_1 = 1$",
-    ylabel="curvature, least to largest",
+    title="Each matrix has planes of both signs",
+    xlabel="small singular value $s_2$ of a $2 \\times 2$ matrix, $s_1 = 1$",
+    ylabel="least and largest curvature",
 )
 both.axhline(0, color="0.5", linewidth=0.8, zorder=0)
+both.legend(frameon=False)
 rank.set(
-    title="Two small singular values, not one, let\ncurvature grow without bound at finite depth",
-    xlabel="small singular value of $3 \\times 3$ matrices",
+    title="Two small singular values, not one,\nmake curvature large at finite depth",
+    xlabel=r"$\varepsilon$, for a $3 \times 3$ matrix",
     ylabel="largest curvature",
 )
+rank.text(
+    0.04,
+    0.94,
+    "solid: singular values $1, \\varepsilon, \\varepsilon$\n"
+    "dotted: singular values $1, 1, \\varepsilon$",
+    transform=rank.transAxes,
+    va="top",
+)
 share.set(
-    title="A half or a third of random planes\nis negatively curved",
-    xlabel="curvature",
-    ylabel="share of planes below",
+    title="About a half or a third of random planes\nhave negative curvature",
+    xlabel="curvature of a plane of two random vectors",
+    ylabel="share of planes with less curvature",
     xlim=(-1, 1.5),
+)
+share.text(
+    0.04,
+    0.94,
+    "solid: at random\n$2 \\times 2$ matrices\ndashed: $3 \\times 3$",
+    transform=share.transAxes,
+    va="top",
 )
 share.axvline(0, color="0.5", linewidth=0.8, zorder=0)
 apart_by.set(
-    title="Geodesics come together where K > 0\n(dotted: $1 - K t^2 / 6$)",
-    xlabel="time t",
-    ylabel="distance / (angle t), depth 3",
+    title="Two geodesics come together where\nthe curvature K > 0 (depth 3)",
+    xlabel="time t since they left one matrix at a small angle",
+    ylabel=r"distance / (angle $\times$ t)",
 )
+apart_by.text(0.04, 0.06, "dotted: $1 - K t^2 / 6$", transform=apart_by.transAxes)
 both.invert_xaxis()
 rank.invert_xaxis()
-for panel in (both, rank, share):
-    panel.legend(frameon=False)
-finished(figure, "The space of matrices is curved both ways, at every depth above 1", "curvature")
+finished(
+    figure,
+    "The space of matrices is curved both ways, at every depth above 1\n"
+    "Sectional curvature of planes of two tangent vectors at a matrix, under $g^N$ of depth N",
+    "curvature",
+)
 
 figure, ((way, worst), (turned, end)) = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained")
 shown = np.argmin(smallest[1].min(axis=1))
 fine = np.linspace(0, np.pi, 101)
 for depth, colour in COLOURS.items():
-    way.semilogy(moments, smallest[depth][shown], color=colour)
+    way.semilogy(moments, smallest[depth][shown], color=colour, label=NAMES[depth])
     worst.semilogy(np.arange(1, RANDOM_PAIRS + 1), dips[depth], "o-", color=colour, markersize=4)
-    turned.plot(fine / np.pi, cone(depth, fine), color=colour, label=NAMES[depth])
+    turned.plot(fine / np.pi, cone(depth, fine), color=colour)
     turned.plot(angles / np.pi, middles[depth][:, 0], "o", color=colour, markersize=4)
 for depth, (t, points) in on.items():
     s = np.linalg.svd(points, compute_uv=False)
     end.plot(t, s[:, -1], color=COLOURS[depth])
 end.plot(END, 0, "x", color=COLOURS[2])
-turned.legend(frameon=False, loc="lower left")
+end.annotate("lower rank", (END, 0), (8, -4), textcoords="offset points")
+way.legend(frameon=False, loc=(0.3, 0.02))
 way.set(
-    title="A geodesic of depth 1 dives toward\nlower rank, deeper ones do not",
-    xlabel="time from one random matrix to another",
-    ylabel="smallest singular value",
+    title="Between two matrices: depth 1 dives\ntoward lower rank, deeper do not",
+    xlabel="time along the geodesic",
+    ylabel="smallest singular value $s_3$",
 )
+worst.annotate(r"depths 2, 3, $\infty$", (1, 1), (0, -16), textcoords="offset points")
+worst.annotate("depth 1", (2, dips[1][1]), (10, -4), textcoords="offset points")
 worst.set(
-    title="Nor do they between other pairs",
-    xlabel=f"{RANDOM_PAIRS} random pairs, the worst first",
-    ylabel="least on the way / at the smaller end",
+    title=f"The same for {RANDOM_PAIRS} such pairs",
+    xlabel="number of the pair, the worst first",
+    ylabel="least $s_3$ / $s_3$ of the smaller end",
 )
+turned.text(0.04, 0.06, r"lines: $\cos(\varphi / 2N)^N$", transform=turned.transAxes)
 turned.set(
-    title="The deeper, the wider a turn\n(lines: $\\cos(\\varphi / 2N)^N$)",
-    xlabel=r"angle $\varphi / \pi$ from I to a rotation",
-    ylabel="singular values half-way",
+    title="From I to a rotation matrices shrink\nhalf-way, the deeper the less",
+    xlabel=r"angle $\varphi / \pi$ of the rotation",
+    ylabel="both singular values half-way",
 )
 end.set(
-    title="Geodesics that go on can end,\nbut not at infinite depth",
-    xlabel="time",
+    title="One geodesic that goes on: it ends at\ndepth 2, but not at infinite depth",
+    xlabel="time along the geodesic",
     ylabel="smallest singular value",
 )
-finished(figure, "Deep geodesics keep away from lower rank", "geodesics")
+finished(
+    figure,
+    "Shortest paths under $g^N$ keep away from lower rank, straight lines do not\n"
+    "Above: pairs of Gaussian $3 \\times 3$ matrices with determinants of one sign",
+    "geodesics",
+)
 
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
 SHADES = ["#440154", "#31688e", "#35b779", "#dfa60c"]
@@ -438,10 +463,17 @@ for panel, places in zip(panels, maps.values(), strict=True):
         for k, marker in enumerate("os^"):
             x, y = places[i * len(FRAMES) + k]
             label = None if k else f"$s_2 = {value:g}$"
-            panel.plot(x, y, marker, color=shade, label=label, markersize=8, alpha=0.8)
+            panel.plot(x, y, marker, color=shade, label=label, markersize=12 - 2 * i)
     panel.set_aspect("equal", adjustable="datalim")
-panels[0].set_title("Euclidean: one place for each frame (shapes)")
-panels[1].set_title(r"Infinite depth: the first axis is $\ln s_2$")
-panels[1].legend(frameon=False, loc="lower right")
-finished(figure, "At infinite depth it matters how small a singular value is", "distances")
+    panel.set(xlabel="first coordinate of the map", ylabel="second coordinate")
+panels[0].set_title("Euclidean distance: it tells shapes apart")
+panels[1].set_title(r"Infinite depth: $\ln s_2$ is on the first axis")
+panels[0].text(0.04, 0.06, "shapes: singular vectors", transform=panels[0].transAxes)
+panels[1].legend(loc="lower right")
+finished(
+    figure,
+    "At infinite depth it matters how small a singular value is\n"
+    "Maps of twelve $2 \\times 2$ matrices, $s_1 = 1$: points nearly as far apart as matrices",
+    "distances",
+)
 plt.show()

@@ -2,8 +2,8 @@ r"""
 Five optimizers: depth helps steepest descent, sometimes
 ========================================================
 
-Depth speeds up steepest descent where the minimum lies along the direction in which the cost is
-flat, and slows it down along a steep one. The other optimizers gain little.
+Depth speeds up steepest descent if the minimum lies along a direction in which the cost is flat,
+and slows it down if it lies along a steep one. The other optimizers gain little.
 
 .. image:: images/sphx_glr_plot_solvers_001.png
    :alt: Paths of steepest descent at three depths, condition numbers by the angle of the minimum
@@ -16,11 +16,12 @@ flat, and slows it down along a steep one. The other optimizers gain little.
    :target: ../_images/sphx_glr_plot_solvers_002.png
 
 A manifold of riemdln serves every optimizer of pymanopt. This example runs all five on one strictly
-convex problem, a regression with the loss :math:`r^4 / 4 + r^2 / 2` on two strongly correlated
-inputs (W is 1 x 2), under the Euclidean metric (depth 1) and under :math:`g^N` (depths 2 and 3).
-Its minimum lies along the flat direction. There depth N divides the condition number by about N,
-and steepest descent needs half as many iterations at depths 2 and 3. Conjugate gradients need as
-many at all depths, and trust regions need more at greater depth.
+convex problem, a regression with the loss :math:`r^4 / 4 + r^2 / 2` of the residuals r, on two
+strongly correlated inputs. W is one row of two weights. The metric is Euclidean at depth 1, and
+:math:`g^N` at the depths N = 2 and 3. The minimum lies along the flat direction. There depth N
+divides the condition number by about N, and steepest descent needs half as many iterations at
+depths 2 and 3. Conjugate gradients need about as many at all depths, and trust regions need more at
+greater depth.
 
 The guide tells :doc:`how to use each optimizer </guide/solver>` and :doc:`what depth does
 </guide/depth>`, and the theory has :ref:`the metric of one row <special>`. The manifold is
@@ -34,7 +35,8 @@ Run it with ``python examples/plot_solvers.py``; it writes ``plot_solvers_descen
 # The problem
 # -----------
 # The inputs have a variance of 1 along (1, 1) and of 1/20 along (1, -1). The weights that made the
-# outputs point along (1, -1), turned by an angle. The noise is not correlated with the inputs.
+# outputs point along (1, -1), turned by an angle that is zero at first. The noise is not correlated
+# with the inputs.
 
 import time
 
@@ -86,6 +88,8 @@ cost = regression_cost(angle=0.0)
 least = cost(minimum_of(cost))
 turns = 2 * np.pi * np.arange(9) / 9
 STARTS = 0.5 * np.stack([np.cos(turns), np.sin(turns)], axis=-1)[:, None, :]
+
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_solvers_001_2.png"
 
 # %%
 # First order: steepest descent and conjugate gradients
@@ -172,7 +176,7 @@ assert counts["TrustRegions", 1] < counts["TrustRegions", 2] < counts["TrustRegi
 # %%
 # Without derivatives: particle swarm and Nelder-Mead
 # ---------------------------------------------------
-# Both ask again and again for the geodesic between two points; for one row, as here, it is known in
+# Both ask again and again for the geodesic between two points. For one row, as here, it is known in
 # closed form. The polar retraction never crosses matrices of lower rank, where :math:`g^N` ends.
 # The isometric transport keeps the lengths of the particles' velocities. Under the Euclidean metric
 # a straight step is the geodesic itself. The median is over nine seeds of the random points.
@@ -217,10 +221,10 @@ for depth in DEPTHS:
 # %%
 # Where depth helps
 # -----------------
-# The condition number of the Hessian at the minimum says how fast steepest descent ends. The first
-# problem was one of a family, whose minimum turns from the flat direction to the steep one. Along
-# the flat one depth N divides the condition number by about N, and along the steep one it
-# multiplies it by about N.
+# The condition number of the Hessian at the minimum says how fast steepest descent ends: the
+# smaller, the faster. Now turn the minimum from the flat direction to the steep one. Along the flat
+# one depth N divides the condition number by about N, and along the steep one it multiplies it by
+# about N.
 
 
 def condition_number(depth, cost):
@@ -238,6 +242,7 @@ for depth in DEPTHS:
     ratios = conditions[depth] / conditions[1]
     assert abs(ratios[0] * depth - 1) < 0.05
     assert abs(ratios[-1] / depth - 1) < 0.1
+    assert depth == 1 or np.all(np.diff(ratios) > 0)
 
 # %%
 # The figures
@@ -255,25 +260,38 @@ for depth, colour in COLOURS.items():
     paths, *_ = first_order["SteepestDescent", depth]
     plane.plot(*paths[4].T, ".-", color=colour, markersize=6, linewidth=1.2)
     turned.semilogy(np.degrees(angles), conditions[depth], color=colour, label=LABELS[depth])
+plane.axline((0, 0), FLAT, color="0.5", linewidth=1, linestyle="--", zorder=0)
+plane.plot(0, 0, "+", color="#009E73", markersize=13, markeredgewidth=2)
 plane.plot(*minimum_of(cost)[0], "*", color="#009E73", markersize=15)
-plane.annotate("minimum", minimum_of(cost)[0], (-62, -16), textcoords="offset points")
+for text, place, offset in (
+    ("minimum", minimum_of(cost)[0], (-62, -16)),
+    ("start", STARTS[4][0], (6, -14)),
+    ("flat direction", (-0.35, 0.35), (8, 4)),
+):
+    plane.annotate(text, place, offset, textcoords="offset points")
+pointer = {"arrowstyle": "-", "color": "#009E73"}
+plane.annotate("origin", (0, 0), (52, 16), textcoords="offset points", arrowprops=pointer)
 plane.set(
-    title="Steepest descent along the flat direction",
+    title="Paths along the flat direction (grey: cost)",
     xlabel="weight $w_1$",
     ylabel="weight $w_2$",
+    xlim=(-0.5, 1.1),
+    ylim=(-1.1, 0.5),
     aspect="equal",
 )
 turned.set(
-    title="It depends on where the minimum lies",
+    title="Depth helps near the flat direction only",
     xlabel="degrees from the flat direction to the minimum",
-    ylabel="condition number of the Hessian there",
+    ylabel="condition number of the Hessian at the minimum",
 )
 turned.set_yticks([5, 10, 20, 40, 60], ["5", "10", "20", "40", "60"])
 turned.minorticks_off()
 turned.grid(alpha=0.25)
 turned.legend(frameon=False)
+SOURCE = "Regression on two correlated inputs, mean of $r^4 / 4 + r^2 / 2$ over residuals r"
 figure.suptitle(
-    "Depth helps steepest descent if the minimum lies along a flat direction", fontsize=13
+    f"Depth helps steepest descent if the minimum lies along a flat direction\n{SOURCE}",
+    fontsize=12,
 )
 figure.savefig("plot_solvers_descent.png", dpi=150)
 
@@ -300,7 +318,7 @@ descent.plot([], [], "-", color="0.5", label="steepest descent")
 descent.plot([], [], "--", color="0.5", label="conjugate gradients")
 descent.set(
     title="Steepest descent gains, conjugate\ngradients do not",
-    xlabel="iteration",
+    xlabel="iteration (median of 9 starts)",
     ylabel="cost above its minimum",
     xlim=(0, 60),
     ylim=(1e-10, 1e3),
@@ -308,8 +326,8 @@ descent.set(
 descent.legend(frameon=False, ncols=2, loc="upper right", columnspacing=0.8, handlelength=1.5)
 quadratic.set(
     title="Trust regions take a little longer\nwith depth",
-    xlabel="iteration",
-    ylabel="norm of the gradient, nine starts",
+    xlabel="iteration (each of 9 starts)",
+    ylabel="norm of the gradient",
 )
 for panel, name, outcome in (
     (swarm, "Particle swarm", "makes little difference"),
@@ -317,13 +335,14 @@ for panel, name, outcome in (
 ):
     panel.set(
         title=f"{name}, without gradients:\ndepth {outcome}",
-        xlabel="costs evaluated",
-        ylabel="least cost so far above the minimum",
+        xlabel="costs evaluated (median of 9 seeds)",
+        ylabel="least cost so far above its minimum",
     )
 for panel in axes.flat:
     panel.grid(alpha=0.25)
 figure.suptitle(
-    "One convex regression, five optimizers: depth helps steepest descent alone", fontsize=13
+    f"One convex regression, five optimizers: depth helps steepest descent alone\n{SOURCE}",
+    fontsize=12,
 )
 figure.savefig("plot_solvers.png", dpi=150)
 plt.show()

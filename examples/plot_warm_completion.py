@@ -15,7 +15,7 @@ raises the rank and the error, at depth 2 sooner than at depth 3.
    :class: figures-first
    :target: ../_images/sphx_glr_plot_warm_completion_002.png
 
-With noise that keeps the layers balanced and weight decay, the end-to-end matrix W comes to an
+With weight decay and noise that keeps the layers balanced, the end-to-end matrix W comes to an
 equilibrium (Menon 2024; Menon and Yu 2025),
 
 .. math:: e^{-\beta E + S} \sqrt{\det g} \, dW, \qquad
@@ -24,7 +24,7 @@ equilibrium (Menon 2024; Menon and Yu 2025),
           |W_k|^2 = \sum_i s_i^{2/N},
 
 with the entropy S of the balanced layers. In the words of Bayes it is the posterior of a network
-with balanced layers, :math:`\beta` being the precision of the data and :math:`\beta \mu` that of a
+with balanced layers: :math:`\beta` is the precision of the data, and :math:`\beta \mu` that of a
 Gaussian prior of the weights.
 
 This example draws from it by `riemdln.sample` at depths 2 and 3. At low temperature
@@ -46,9 +46,9 @@ Run it with ``python examples/plot_warm_completion.py``; it writes ``plot_warm_c
 # column are observed. The effective rank (Roy and Vetterli 2007) is exp(H), where H is the entropy
 # of the singular values divided by their sum.
 #
-# Weight decay is needed. Volume and entropy fall with the norm of W as
-# :math:`|W|^{-(1 - 1/N) n (n + 1) / 2}`: as the power -14 at depth 3, and the unobserved entries,
-# which cost nothing else, have 18 dimensions to go to.
+# Weight decay is needed. Without it the 18 unobserved entries would cost nothing. Volume and
+# entropy fall with the norm of W as :math:`|W|^{-(1 - 1/N) n (n + 1) / 2}`, the power -14 at depth
+# 3. In 18 dimensions this fall is too slow, and there would be no equilibrium.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -94,14 +94,17 @@ def relative_error(W):
     return difference / np.linalg.norm(target[~observed])
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_warm_completion_001_1.png"
+
 # %%
 # Draws
 # -----
-# First the flow without noise, to the time 20. The chains of each temperature start around its end,
-# not quite as far from it as noise will take them. Steps have the size that ``riemdln.sample``
-# finds in a longer warm-up when none is given. At depth 1 no chain is needed: all entries
-# are independent and Gaussian, those observed with the mean :math:`T / (1 + \mu)` and the
-# variance :math:`1 / \beta (1 + \mu)`, the others with the mean zero and :math:`1 / \beta \mu`.
+# First comes the flow without noise, to the time 20. The chains of each temperature start around
+# its end, not quite as far from it as noise will take them. The step sizes are those that
+# ``riemdln.sample`` finds in a longer warm-up when none is given. At depth 1 no chain is needed:
+# all entries are independent and Gaussian. Observed ones have the mean :math:`T_{ij} / (1 + \mu)`
+# and the variance :math:`1 / (\beta (1 + \mu))`, the others have the mean zero and the variance
+# :math:`1 / (\beta \mu)`.
 
 DEPTHS = [1, 2, 3]
 STEPS = {2: [0.11, 0.1, 0.085, 0.065, 0.04], 3: [0.045, 0.045, 0.035, 0.025, 0.014]}
@@ -164,8 +167,8 @@ assert np.all(means[1:, -1] > means[0, -1] - 3 * errors[1:, -1])
 # %%
 # The figures
 # -----------
-# They stand at the head of this page. Bars are two standard errors. The draws are of
-# the temperature 0.01.
+# They stand at the head of this page. Bars are two standard errors. The draws of the second figure
+# are of the temperature 0.01.
 
 COLOURS = {1: "#000000", 2: "#0072B2", 3: "#D55E00"}
 figure, (ranks, errors) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
@@ -176,30 +179,42 @@ for panel, (name, measure) in zip((ranks, errors), MEASURES.items(), strict=True
         panel.errorbar(TEMPERATURES, means, 2 * bars, fmt="o-", label=f"depth {depth}", **style)
         panel.plot(3e-4, measure(cold[depth]), "D", color=colour, markersize=5)
     panel.plot([], [], "D", color="0.5", markersize=5, linestyle="", label="without noise")
-    panel.set(xscale="log", xlabel=r"temperature $1 / \beta$", xlim=(2e-4, 0.15))
+    panel.set(xscale="log", xlabel=r"temperature $1 / \beta$ of the noise", xlim=(2e-4, 0.15))
     panel.grid(alpha=0.25)
-ranks.set(title="The rank rises with noise", ylabel="effective rank (target: 1)")
+ranks.set(
+    title="The rank rises with noise",
+    ylabel="effective rank of W (dotted: of the target)",
+    ylim=(0.8, 6),
+)
 errors.set(
     title="Where noise is strong, depth is of no use",
     ylabel="relative error on unobserved entries",
     ylim=(0, None),
 )
 ranks.axhline(1, color="0.5", linewidth=0.8, linestyle=":")
-errors.legend(frameon=False, loc="upper left")
+ranks.legend(frameon=False, loc="upper left", ncols=2)
 figure.suptitle(
-    "Noise melts the low rank that depth prefers; depth 3 holds out longest", fontsize=13
+    "Noise melts the low rank that depth prefers; depth 3 holds out longest\n"
+    r"Draws of W that complete a half observed $6 \times 6$ matrix of rank one; "
+    "bars: two standard errors",
+    fontsize=12,
 )
 figure.savefig("plot_warm_completion.png", dpi=150)
 
-figure, panels = plt.subplots(1, 4, figsize=(9, 2.9), layout="constrained")
-images = {"target": target, "observed half": np.where(observed, target, np.nan)}
-images |= {f"depth {depth}, one draw": draws[depth, 0.01][0, -1] for depth in (1, 3)}
+figure, panels = plt.subplots(1, 4, figsize=(9, 3.1), layout="constrained")
+images = {"target T": target, "observed half of T": np.where(observed, target, np.nan)}
+images |= {f"W at depth {depth}": draws[depth, 0.01][0, -1] for depth in (1, 3)}
 for panel, (title, W) in zip(panels, images.items(), strict=True):
     image = panel.imshow(W, cmap="RdBu_r", vmin=-1.5, vmax=1.5)
-    panel.set(title=title, xticks=[], yticks=[])
-figure.colorbar(image, ax=panels, shrink=0.8, aspect=12, pad=0.02)
+    panel.set(title=title, xticks=[], yticks=[], facecolor="0.7")
+panels[1].set_xlabel("grey: not observed")
+panels[2].set_xlabel("one draw")
+panels[3].set_xlabel("one draw")
+figure.colorbar(image, ax=panels, shrink=0.8, aspect=12, pad=0.02, label="value of an entry")
 figure.suptitle(
-    "At low temperature depth 3 finds the entries that depth 1 cannot know", fontsize=13
+    "At low temperature depth 3 finds the entries that depth 1 cannot know\n"
+    r"Completion of a $6 \times 6$ matrix T of rank one at the temperature $1 / \beta = 0.01$",
+    fontsize=12,
 )
 figure.savefig("plot_warm_completion_draws.png", dpi=150)
 plt.show()

@@ -96,14 +96,19 @@ for depth in (1, 2, 3):
 
 small, flows = 1e-3 * U @ V.T, {}
 COLOURS = {1: "black", 2: "#0072B2", 3: "#D55E00"}
-figure, panels = plt.subplots(1, 3, figsize=(7.4, 3.2), sharey=True, layout="constrained")
+figure, panels = plt.subplots(1, 3, figsize=(7.4, 3.5), sharey=True, layout="constrained")
 for panel, depth, end in zip(panels, (1, 2, 3), (6.0, 12.0, 24.0), strict=True):
     flow = riemdln.gradient_flow(regression(depth), small, np.linspace(0.0, end, 301))
     panel.plot(flow.times, flow.singular_values, color=COLOURS[depth])
-    panel.set(title=f"depth {depth}", xlabel="time")
+    panel.set(title=f"depth {depth}", xlabel="time", yticks=[0, *VALUES])
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.grid(alpha=0.25)
     flows[depth] = flow
-panels[0].set_ylabel("singular values of W")
-figure.suptitle("With depth, large singular values are learned first")
+panels[0].set_ylabel("the four singular values of W")
+figure.suptitle(
+    "With depth, large singular values are learned first\n"
+    "Flow from 0.001 to the teacher's singular values 4, 2, 1 and 0.5"
+)
 plt.show()
 
 # %%
@@ -123,9 +128,11 @@ for point in points:
     nearest = np.linalg.norm(flow.points - point.point, axis=(1, 2)).min()
     print(f"rank {point.rank}, {point.kind}: cost {point.cost:.3f}, {nearest:.3f} away")
     assert nearest < 0.02
-    panel.axhline(point.cost, color="0.6", linestyle=":")
-panel.set(xlabel="time", ylabel="cost (dotted: at saddles)", ylim=(1e-3, 20))
-figure.suptitle("A run waits at saddles before it converges (depth 3)")
+    if point.kind != "minimum":
+        panel.axhline(point.cost, color="0.6", linestyle=":")
+        panel.text(24, point.cost, f"saddle of rank {point.rank}", ha="right", va="bottom")
+panel.set(xlabel="time", ylabel="cost of the regression", ylim=(1e-3, 30))
+figure.suptitle("A run waits at saddles before it converges (depth 3, small start)")
 plt.show()
 
 # %%
@@ -189,14 +196,17 @@ def completed(depth, imbalance=0.0):
 
 ends, errors = zip(*(completed(depth) for depth in (1, 2, 3)), strict=True)
 assert errors[0] > 10 * errors[1] > 100 * errors[2]
-figure, panels = plt.subplots(1, 4, figsize=(7.4, 2.6), layout="constrained")
+figure, panels = plt.subplots(1, 4, figsize=(7.4, 2.8), layout="constrained")
 titles = ["to be found", *(f"depth {d}: {e:.1%} off" for d, e in enumerate(errors, 1))]
 for panel, matrix, title in zip(panels, [rank_one, *ends], titles, strict=True):
-    panel.imshow(matrix, cmap="RdBu", vmin=-3, vmax=3)
+    panel.imshow(matrix, cmap="RdBu_r", vmin=-3, vmax=3)
     panel.plot(range(4), range(4), "s", color="black", mfc="none", markersize=24)
     panel.set_title(title, fontsize=10)
     panel.set_axis_off()
-figure.suptitle("Depth fills in the hidden entries (boxes) so that the rank is one")
+figure.suptitle(
+    "Depth fills in the hidden entries (boxes) so that the rank is one\n"
+    r"$4 \times 4$ matrices; colours: entries from $-3$ (blue) to 3 (red)"
+)
 plt.show()
 
 # %%
@@ -256,7 +266,7 @@ for share, colour in ((0.95, "0.6"), (1.05, COLOURS[2])):
     print(f"{share} of the limit:", *np.round(largest[-4:], 3))
     assert np.allclose(largest[-4:-2], largest[-2:], atol=0.01)
     assert np.allclose(largest[-2:], 4, atol=0.01) == (share < 1)
-panel.set(xlabel="step of gradient descent", ylabel="largest singular value")
+panel.set(xlabel="step of gradient descent", ylabel="largest singular value of $W_2 W_1$")
 panel.legend(loc="upper left", frameon=False)
 figure.suptitle("Just above the largest stable step, two layers swing")
 plt.show()
