@@ -261,7 +261,7 @@ growth.set(
 lasting.semilogx(SMALL[2], predicted[2], color="0.5", label="predicted")
 lasting.semilogx(SMALL[2], stays[2], "o", color=BLUE)
 lasting.semilogx(SMALL[2], entry_stays, "s", color=ORANGE, markersize=4)
-lasting.set_title("Below $10^{-9}$ entries wait too short", fontsize=11)
+lasting.set_title("Below $10^{-9}$ the entries grow too early", fontsize=11)
 lasting.set(xlabel="$s_2$ at the start", ylabel="time until $s_2 = 1 / 2$", ylim=(0, 38))
 lasting.invert_xaxis()
 for panel in (growth, lasting):
