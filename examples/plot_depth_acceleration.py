@@ -298,7 +298,7 @@ draw_descents(axes[1, 0], "gas sensors, l_2")
 draw_descents(axes[1, 1], "gas sensors, l_4")
 axes[0, 0].set_title("Flow: matrix and layers agree (digits, $\\ell_2$)")
 axes[0, 1].set_title("Flow: they agree (gas sensors, $\\ell_4$)")
-axes[1, 0].set_title("Descent: depth helps little (gas sensors, $\\ell_2$)")
+axes[1, 0].set_title("Descent: depth changes little (gas sensors, $\\ell_2$)")
 axes[1, 1].set_title("Descent: depth ends lower (gas sensors, $\\ell_4$)")
 for panel in axes.flat:
     panel.title.set_fontsize(11)
