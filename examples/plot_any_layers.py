@@ -7,12 +7,12 @@ imbalance is from a multiple of the identity. Small random layers are as unbalan
 size, as large ones: they follow the path of :math:`g^N`, at another pace.
 
 .. image:: images/sphx_glr_plot_any_layers_001.png
-   :alt: Distances from flows of metrics, by the imbalance and by the scale of random layers
+   :alt: The flow of two layers nears that of a metric as imbalance or the scale of layers falls
    :class: figures-first
    :target: ../_images/sphx_glr_plot_any_layers_001.png
 
 .. image:: images/sphx_glr_plot_any_layers_002.png
-   :alt: The imbalance in time under the flow that balances layers, with 3 and 4 hidden neurons
+   :alt: Balancing takes the imbalance to zero fast with 3 hidden neurons, as 1 / time with 4
    :class: figures-first
    :target: ../_images/sphx_glr_plot_any_layers_002.png
 
@@ -63,12 +63,14 @@ def relative_distances(points, others):
     return np.linalg.norm(points - others, axis=(1, 2)) / np.linalg.norm(points, axis=(1, 2))
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_any_layers_001_1.png"
+
 # %%
 # What is left of the imbalance
 # -----------------------------
-# The layers start with the imbalance I and the same W. A change of the basis of the hidden layer
-# takes D away from multiples of the identity: the spread is the difference of its largest and its
-# least eigenvalue.
+# The layers have :math:`D = I` at first. A change of the basis of the hidden layer keeps :math:`W`
+# and takes :math:`D` away from multiples of the identity. The spread is the difference of its
+# largest and its least eigenvalue.
 
 W = np.array([[1.0, 0.2, 0.0], [0.1, 0.8, 0.3], [0.0, 0.2, 0.7]])
 first, second = riemdln.balanced_layers(W, 2, imbalance=1.0)
@@ -92,7 +94,8 @@ assert min(far) > 10 * near[2]
 # %%
 # Small random layers
 # -------------------
-# The flows are compared at equal times, and at equal costs, which forgets their paces.
+# The flows are compared at equal times, and at equal costs. Where only the second distance is
+# small, they take the same path at different speeds.
 
 metric = riemdln.DeepLinearMetric(2)
 problem = problem_under(metric)
@@ -124,9 +127,10 @@ assert at_equal_costs[-1] < at_equal_costs[0] / 5
 # %%
 # The flow to balance
 # -------------------
-# It changes hidden bases alone, so that the end-to-end matrix stays to rounding. Hidden layers of
-# the rank of W come to balance exponentially. Where they are wider, weights have to go to zero, and
-# the imbalance falls as 1 / t.
+# It only changes the bases of the hidden layers, so the end-to-end matrix stays the same to
+# rounding. Where a hidden layer has as many neurons as the rank of :math:`W`, the imbalance falls
+# exponentially. Where it has more, weights have to go to zero, and the imbalance falls as
+# :math:`1 / t`.
 
 balancing_times = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, 101)])
 widths = {"3": [5, 3, 3, 3], "4": [5, 4, 4, 3]}
@@ -151,44 +155,61 @@ assert abs(slope + 1) < 0.05
 # They stand at the head of this page.
 
 blue, orange, grey = "#0072B2", "#D55E00", "0.55"
-figure, (departure, scale_panel) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
-departure.loglog(spreads, near, "o-", color=blue, label="from the nearest metric")
-departure.loglog(spreads, far, "s-", color=orange, label="from $g^2$")
+figure, (departure, scale_panel) = plt.subplots(1, 2, figsize=(9, 5.8), layout="constrained")
+departure.loglog(spreads, near, "o-", color=blue, label="from the flow of the nearest metric")
+departure.loglog(spreads, far, "s-", color=orange, label="from that of $g^2$, at equal times")
+departure.set_title("They part in proportion to the spread of $D$", fontsize=11)
 departure.set(
-    title="Flows part in proportion to the imbalance",
-    xlabel="spread of the eigenvalues of the imbalance $D$",
-    ylabel="relative distance of the flows",
+    xlabel="spread of $D$: largest minus least eigenvalue",
+    ylabel="largest distance of the two flows / $\\|W\\|$",
 )
-scale_panel.loglog(scales, at_equal_times, "s-", color=orange, label="from $g^2$, at equal times")
+scale_panel.loglog(scales, at_equal_times, "s-", color=orange)
 scale_panel.loglog(
-    scales, at_equal_costs, "o--", color=orange, mfc="white", label="from $g^2$, at equal costs"
+    scales,
+    at_equal_costs,
+    "o--",
+    color=orange,
+    mfc="white",
+    label="from that of $g^2$, at equal losses",
 )
+scale_panel.set_title("Small random layers: one path, two speeds", fontsize=11)
 scale_panel.set(
-    title="Small layers take the path at another pace",
-    xlabel="scale of the random layers",
-    ylabel="relative distance of the flows",
-    ylim=(0.003, 0.5),
+    xlabel="standard deviation of the layers' entries",
+    ylabel="largest distance of the two flows / $\\|W\\|$",
+    ylim=(0.005, 0.3),
 )
-figure.suptitle("Layers off balance nearly follow the flow of a metric", fontsize=13)
+figure.suptitle("Layers off balance nearly follow the gradient flow of a metric", fontsize=13)
+figure.legend(
+    title=(
+        "$W = W_2 W_1$ of 3 x 3 layers, trained on $\\|W - T\\|^2 / 2$, "
+        "beside the flow of one matrix."
+        "\nImbalance $D = W_2^T W_2 - W_1 W_1^T$; $g^2$ is the metric for $D = 0$,\n"
+        "the nearest metric the one for $D = c I$, $c$ the mean eigenvalue of $D$."
+    ),
+    frameon=False,
+    loc="outside lower center",
+    ncols=3,
+)
 for panel in (departure, scale_panel):
-    panel.legend(frameon=False, loc="lower right")
     panel.grid(alpha=0.25)
 figure.savefig("plot_any_layers.png", dpi=150)
 
-figure, balance = plt.subplots(figsize=(9, 4.2), layout="constrained")
+figure, balance = plt.subplots(figsize=(9, 4.6), layout="constrained")
 for (name, sizes), colour in zip(balancing.items(), ("#009E73", "#CC79A7"), strict=True):
-    wide = " (more than the rank of $W$)" if name == "4" else " (the rank of $W$)"
-    label = f"{name} hidden neurons{wide}"
+    wide = ", more than the rank of $W$" if name == "4" else ", the rank of $W$"
+    label = f"hidden layers of {name} neurons{wide}"
     balance.loglog(balancing_times[1:], sizes[1:], color=colour, label=label)
 balance.plot([30, 1000], [3 * balancing["4"][-1] / 0.03, 3 * balancing["4"][-1]], color=grey)
 balance.annotate("as 1 / time", (150, 40 * balancing["4"][-1]), color=grey)
 balance.set(
     title="Balancing leaves $W$ as it is, and is fast unless weights have to go to zero",
-    xlabel="time of the balancing flow",
-    ylabel="imbalance of the layers",
+    xlabel="time of the flow that balances the layers",
+    ylabel=r"imbalance $\max_j \, \| W_{j+1}^T W_{j+1} - W_j W_j^T \|_F$",
     ylim=(1e-10, 20),
 )
-balance.legend(frameon=False, loc="lower left")
+balance.legend(
+    title="Three random layers, $W = W_3 W_2 W_1$ is 3 x 5", frameon=False, loc="lower left"
+)
 balance.grid(alpha=0.25)
 figure.savefig("plot_any_layers_balancing.png", dpi=150)
 plt.show()

@@ -3,15 +3,16 @@ Balanced layers: what they share, and what disturbs them
 ========================================================
 
 Balanced layers share their singular values, and the flow keeps them balanced. Finite steps disturb
-balance in proportion to their size, and imbalance leads off the flow of :math:`g^N` in proportion.
+balance in proportion to the step size, and layers off balance leave the flow of :math:`g^N` in
+proportion to their imbalance.
 
 .. image:: images/sphx_glr_plot_balance_001.png
-   :alt: Singular values of three layers against time lie on roots of those of their product
+   :alt: At each time the three layers have the same singular values, cube roots of the product's
    :class: figures-first
    :target: ../_images/sphx_glr_plot_balance_001.png
 
 .. image:: images/sphx_glr_plot_balance_002.png
-   :alt: Imbalance against step size, and distance from the flow against imbalance, both of slope 1
+   :alt: Imbalance grows in proportion to the step size, and distance from the flow to imbalance
    :class: figures-first
    :target: ../_images/sphx_glr_plot_balance_002.png
 
@@ -27,16 +28,17 @@ Run it with ``python examples/plot_balance.py``; it writes ``plot_balance.png`` 
 # %%
 # Networks along the flow
 # -----------------------
-# That a deep linear network :math:`W = W_N \cdots W_1` moves by the gradient flow of :math:`g^N`
-# rests on balance, :math:`W_{j+1}^T W_{j+1} = W_j W_j^T` (Arora, Cohen and Hazan 2018, proof of
-# Theorem 1). The flow conserves the differences of the two sides. If they are zero, all layers have
-# the same singular values, the N-th roots of those of :math:`W`, and with
+# A deep linear network :math:`W = W_N \cdots W_1` moves by the gradient flow of :math:`g^N` if its
+# layers are balanced, :math:`W_{j+1}^T W_{j+1} = W_j W_j^T` (Arora, Cohen and Hazan 2018, proof of
+# Theorem 1). The flow of the layers conserves the differences of the two sides. The imbalance is
+# the largest of their norms, :math:`\max_j \| W_{j+1}^T W_{j+1} - W_j W_j^T \|_F`. If it is zero,
+# all layers have the same singular values, the :math:`N`-th roots of those of :math:`W`, and with
 # :math:`P_j = W_N \cdots W_{j+1}`
 #
 # .. math:: W_1^T W_1 = (W^T W)^{1/N}, \qquad P_j P_j^T = (W W^T)^{(N-j)/N}.
 #
 # Two networks with two layers and two with three, which fit a 4 x 4 and a 4 x 3 matrix, are tested
-# for these identities. The powers are taken by their definition, from eigenvalues and eigenvectors.
+# for these identities. Powers are computed by their definition, from eigenvalues and eigenvectors.
 
 from itertools import pairwise
 
@@ -110,14 +112,15 @@ for depth, shape in CASES:
     )
     assert max(spread, worst, flow.imbalances.max()) < 1e-9
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_balance_001_1.png"
+
 # %%
 # Finite steps leave balance
 # --------------------------
-# The gradients of the layers are :math:`G_1, ..., G_N`. A step of size h changes
-# :math:`W_{j+1}^T W_{j+1} - W_j W_j^T` by exactly
-# :math:`h^2 (G_{j+1}^T G_{j+1} - G_j G_j^T)`: the first order cancels. After a given time the steps
-# add up to an imbalance of h times the norm of the integral of the bracket along the flow, to first
-# order in h.
+# The gradients of the layers are :math:`G_1, ..., G_N`. A step of size :math:`h` changes
+# :math:`W_{j+1}^T W_{j+1} - W_j W_j^T` by exactly :math:`h^2 (G_{j+1}^T G_{j+1} - G_j G_j^T)`: the
+# first order cancels. By a given time the steps add up to an imbalance of :math:`h` times the norm
+# of the integral of the bracket along the flow, to first order in :math:`h`.
 
 
 def brackets(problem, layers):
@@ -164,9 +167,9 @@ for case in CASES:
 # An unbalanced start
 # -------------------
 # Replacing :math:`W_1` by :math:`G W_1` and :math:`W_2` by :math:`W_2 G^{-1}` leaves the end-to-end
-# matrix as it is, and spoils the balance unless G is orthogonal. The flow keeps the imbalance as it
-# is. As long as that is small, the distance of the end-to-end matrix from the flow of :math:`g^N`
-# is proportional to it.
+# matrix as it is, and spoils the balance unless :math:`G` is orthogonal. The flow of the layers
+# keeps their imbalance. As long as it is small, the distance of the end-to-end matrix from the flow
+# of :math:`g^N` is proportional to it.
 
 
 def unbalanced(layers, G):
@@ -206,52 +209,74 @@ for case in CASES:
 # %%
 # The figures
 # -----------
-# Each layer is drawn at times of its own, so that no marker hides another.
+# The markers of the three layers lie within each other, as their singular values agree.
 
 COLOURS = {2: "#0072B2", 3: "#D55E00"}
 depth, shape = 3, (4, 4)
 flow = flows[depth, shape]
-figure, shared = plt.subplots(figsize=(9, 4.4), layout="constrained")
-lines = shared.semilogy(times, flow.singular_values ** (1 / depth), color="0.4", linewidth=1)
-lines[0].set_label("cube roots of those of their product")
-for j, (marker, colour) in enumerate(zip("os^", ["#56B4E9", "#E69F00", "#000000"], strict=True)):
-    dots = np.arange(2 * j, len(times), 6)
+figure, shared = plt.subplots(figsize=(9, 5), layout="constrained")
+MARKERS = [("o", 13, "#56B4E9"), ("s", 7.5, "#E69F00"), ("o", 3, "#000000")]
+dots = np.searchsorted(times, np.linspace(0, times[-1], 10))
+for j, (marker, size, colour) in enumerate(MARKERS):
     layer_values = np.linalg.svd([flow.layers[k][j] for k in dots], compute_uv=False)
-    points = shared.semilogy(times[dots], layer_values, marker, color=colour, markersize=6)
-    points[0].set_label(f"layer {j + 1}")
+    points = shared.plot(times[dots], layer_values, marker, color=colour, markersize=size)
+    plt.setp(points, markeredgewidth=1.6, fillstyle="full" if size == 3 else "none")
+    points[0].set_label(f"layer $W_{j + 1}$")
+lines = shared.plot(times, flow.singular_values ** (1 / depth), color="0.4", linewidth=1)
+lines[0].set_label("cube roots of those of $W$")
+shared.set_title("One set of values for three layers", fontsize=11)
 shared.set(
-    xlabel="time of the flow of the layers",
-    ylabel="singular values",
-    yticks=[0.5, 1],
-    yticklabels=["0.5", "1"],
+    xlabel="time of the gradient flow of the layers",
+    ylabel="the four singular values of each layer",
+    ylim=(0.4, 1.3),
 )
-shared.minorticks_off()
-figure.legend(frameon=False, loc="outside lower center", ncols=4)
+figure.legend(
+    title=(
+        "Layers of $W = W_3 W_2 W_1$, each 4 x 4,\nbalanced at the start:\n"
+        "$W_2^T W_2 = W_1 W_1^T$, $W_3^T W_3 = W_2 W_2^T$.\n"
+        "The loss compares $W$\nwith a random target.\n"
+    ),
+    frameon=False,
+    loc="outside right center",
+)
 shared.grid(alpha=0.25)
-figure.suptitle("Balanced layers share their singular values all along the flow")
+figure.suptitle("Layers that start balanced share their singular values all along the flow")
 figure.savefig("plot_balance.png", dpi=150)
 
-figure, (drift, departure) = plt.subplots(1, 2, figsize=(9, 4.8), layout="constrained")
+figure, (drift, departure) = plt.subplots(1, 2, figsize=(9, 6), layout="constrained")
+SHAPES = {(4, 4): {}, (4, 3): {"fillstyle": "none", "markersize": 10}}
 for case in CASES:
     depth, shape = case
-    filled = shape == (4, 4)
-    style = {"color": COLOURS[depth], "fillstyle": "full" if filled else "none", "linestyle": ""}
-    marker = "o" if filled else "s"
-    label = f"depth {depth}, {shape[0]} x {shape[1]}"
-    drift.loglog(1 / steps, drifts[case], marker, label=label, **style)
+    style = {"color": COLOURS[depth], "linestyle": "", "marker": "os"[depth - 2]} | SHAPES[shape]
+    label = f"depth {depth}, $W$ is {shape[0]} x {shape[1]}"
+    drift.loglog(1 / steps, drifts[case], label=label, **style)
     drift.loglog(1 / steps, rates[case] / steps, color=COLOURS[depth], linewidth=0.8)
-    departure.loglog(*np.transpose(departures[case]), marker, **style)
-guide = np.array([1e-4, 1.0])
-departure.loglog(guide, guide / 3, color="0.5", linewidth=0.8)
-drift.plot([], [], color="0.5", linewidth=0.8, label="proportional")
+    imbalances, distances = np.transpose(departures[case])
+    departure.loglog(imbalances, distances, **style)
+    proportional = imbalances * distances[0] / imbalances[0]
+    departure.loglog(imbalances, proportional, color=COLOURS[depth], linewidth=0.8)
+drift.plot([], [], color="0.5", linewidth=0.8, label="in proportion")
 drift.set_title("Finite steps disturb balance", fontsize=11)
-drift.set(xlabel="step size of gradient descent", ylabel="imbalance at time 1")
+drift.set(xlabel="step size $h$ of gradient descent", ylabel="imbalance after $1 / h$ steps")
 drift.set_xscale("log", base=2)
 departure.set_title("Imbalance leads off the flow", fontsize=11)
-departure.set(xlabel="imbalance of the start", ylabel="distance from the balanced flow")
+departure.set(
+    xlabel="imbalance of the start", ylabel="distance of $W$ from the flow of $g^N$ at time 1"
+)
 for panel in (drift, departure):
     panel.grid(alpha=0.25)
-figure.legend(frameon=False, loc="outside lower center", ncols=5)
+figure.legend(
+    title=(
+        r"Imbalance: $\max_j \| W_{j+1}^T W_{j+1} - W_j W_j^T \|_F$ of the layers of "
+        r"$W = W_N \cdots W_1$."
+        "\nLeft: gradient descent from balanced layers. "
+        "Right: gradient flow from unbalanced ones.\n"
+        "The loss compares $W$ with a random target; distances are Frobenius norms."
+    ),
+    frameon=False,
+    loc="outside lower center",
+    ncols=3,
+)
 figure.suptitle("Larger steps disturb balance more, and more imbalance leads farther off the flow")
 figure.savefig("plot_balance_disturbed.png", dpi=150)
 plt.show()

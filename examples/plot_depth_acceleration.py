@@ -101,6 +101,8 @@ PROBLEMS = {
     "gas sensors, l_4": Regression(*sensors, p=4, duration=1),
 }
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_depth_acceleration_001_4.png"
+
 # %%
 # The flow on one matrix is the flow of the network
 # -------------------------------------------------
@@ -273,7 +275,8 @@ def draw_flows(panel, name):
         flow, network = flows[name, depth]
         panel.semilogx(flow.times[1:], flow.costs[1:], color=colour)
         panel.plot(network.times[1::3], network.costs[1::3], "o", color=colour, markersize=4)
-    panel.set(xlabel="time", ylabel="loss")
+    p = PROBLEMS[name].p
+    panel.set(xlabel="time of the flow", ylabel=rf"loss, mean of $\|W x - y\|_{p}^{p} / {p}$")
 
 
 def draw_descents(panel, name):
@@ -283,30 +286,43 @@ def draw_descents(panel, name):
         panel.semilogy(on_matrix - least[name], color=colour)
         dots = np.arange(0, STEPS, 20)
         panel.plot(dots, on_layers[dots] - least[name], "o", color=colour, markersize=4)
-    panel.set(xlabel="step, at the best rate of each depth", ylabel="loss above its minimum")
+    panel.set(
+        xlabel="step, at the best learning rate of each depth", ylabel="loss above its minimum"
+    )
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-figure, axes = plt.subplots(2, 2, figsize=(9, 7.8), layout="constrained")
+figure, axes = plt.subplots(2, 2, figsize=(9, 8.6), layout="constrained")
 draw_flows(axes[0, 0], "digits, l_2")
 draw_flows(axes[0, 1], "gas sensors, l_4")
 draw_descents(axes[1, 0], "gas sensors, l_2")
 draw_descents(axes[1, 1], "gas sensors, l_4")
-axes[0, 0].set_title("Flow: digits, $\\ell_2$ loss")
-axes[0, 1].set_title("Flow: gas sensors, $\\ell_4$ loss")
-axes[1, 0].set_title("Descent: gas sensors, $\\ell_2$ loss")
-axes[1, 1].set_title("Descent: gas sensors, $\\ell_4$ loss")
+axes[0, 0].set_title("Flow: matrix and layers agree (digits, $\\ell_2$)")
+axes[0, 1].set_title("Flow: they agree (gas sensors, $\\ell_4$)")
+axes[1, 0].set_title("Descent: depth changes little (gas sensors, $\\ell_2$)")
+axes[1, 1].set_title("Descent: depth ends lower (gas sensors, $\\ell_4$)")
 for panel in axes.flat:
     panel.title.set_fontsize(11)
     panel.grid(alpha=0.25)
 handles = [Line2D([], [], color=colour, label=f"depth {n}") for n, colour in COLOURS.items()]
 handles += [
-    Line2D([], [], color="0.5", label="one matrix"),
+    Line2D([], [], color="0.5", label="one matrix $W$"),
     Line2D([], [], color="0.5", marker="o", markersize=4, linestyle="", label="network's layers"),
 ]
-figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+figure.legend(
+    handles=handles,
+    title=(
+        "Linear regression: ten digits from 64 pixels, "
+        "or ethanol from 128 features of gas sensors.\n"
+        "$W$ flows or descends under the metric $g^N$ of depth $N$;"
+        " the network is $W = W_N \\cdots W_1$, balanced at the start."
+    ),
+    loc="outside lower center",
+    ncols=6,
+    frameon=False,
+)
 figure.suptitle(
     "One matrix moves as the network does, and depth speeds up descent on the $\\ell_4$ loss only",
     fontsize=12,

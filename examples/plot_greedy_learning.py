@@ -2,25 +2,26 @@ r"""
 Greedy learning: from a tiny start, one rank after the other
 ============================================================
 
-A run from near zero learns one mode after the other, the strongest first, and rests at a saddle
+A run from near zero learns one mode after the other, the strongest first, and waits at a saddle
 between two. The smaller the start, the closer it comes to these saddles, and the longer it stays.
 
 .. image:: images/sphx_glr_plot_greedy_learning_001.png
-   :alt: Singular values, and effective ranks of a completion, in time from three small starts
+   :alt: From smaller starts singular values, and the effective rank, rise by sharper steps
    :class: figures-first
    :target: ../_images/sphx_glr_plot_greedy_learning_001.png
 
 .. image:: images/sphx_glr_plot_greedy_learning_002.png
-   :alt: Distances to saddles and times to leave zero, by the size of the start
+   :alt: From smaller starts a run passes nearer to saddles, and takes longer to leave zero
    :class: figures-first
    :target: ../_images/sphx_glr_plot_greedy_learning_002.png
 
-Theory predicts both over twenty to thirty orders of magnitude.
-Entries of a matrix do not hold a start of this kind beside what has been learned. A start that is
-given as a triple (u, s, vt) does, and the flow gives every singular value to relative accuracy. The
-guide tells :doc:`where runs end </guide/where_runs_end>`, and the theory has :ref:`the formulas
-<escape>`, which ``riemdln.critical_points`` and ``riemdln.escape_time`` compute. See
-:doc:`/gallery/plot_through_a_saddle` for one saddle and what a flow of the entries makes of it.
+Theory predicts both over twenty to thirty orders of magnitude. The entries of a matrix cannot hold
+so small a singular value beside a large one. So starts are given as triples (u, s, vt), and the
+flow computes every singular value to relative accuracy. The guide tells
+:doc:`where runs end </guide/where_runs_end>`, and the theory has :ref:`the formulas <escape>`,
+which `riemdln.critical_points` and `riemdln.escape_time` compute. See
+:doc:`/gallery/plot_through_a_saddle` for a single saddle, and for a flow that keeps the entries
+instead.
 
 Run it with ``python examples/plot_greedy_learning.py``; it writes ``plot_greedy_learning.png`` and
 ``plot_greedy_learning_saddles.png``. It needs the extra ``stiff``: ``pip install scikit-sundae``.
@@ -29,8 +30,9 @@ Run it with ``python examples/plot_greedy_learning.py``; it writes ``plot_greedy
 # %%
 # The problem
 # -----------
-# A matrix of three modes is to be learned, :math:`\|W - T\|^2 / 2`. Starts have a size
-# :math:`\varepsilon` and singular vectors that are turned from those of the target.
+# The loss is :math:`\|W - T\|^2 / 2`, and the target :math:`T` is a 5 x 4 matrix of three modes:
+# pairs of singular vectors with the singular values 4, 2.5 and 1. Starts have singular values of
+# about :math:`\varepsilon`, and singular vectors that are turned from those of the target.
 
 import autograd.numpy as anp
 import matplotlib.pyplot as plt
@@ -75,9 +77,11 @@ def matrices(flow):
     return np.array([u * s @ vt for u, s, vt in flow.points])
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_greedy_learning_001_1.png"
+
 # %%
-# A run comes by the critical points of the strongest modes. At depth 2 all but the last are strict
-# saddles. At depth 3 they have no direction of negative curvature.
+# A run passes the critical points that are made of the strongest modes. At depth 2 all but the last
+# are strict saddles. At depth 3 these saddles have no direction of negative curvature.
 
 by_rank = [range(k) for k in range(4)]
 saddles = list(riemdln.critical_points(target, depth=2, modes=by_rank))
@@ -93,8 +97,9 @@ assert [point.kind for point in saddles] == ["strict saddle"] * 3 + ["minimum"]
 # %%
 # Steps
 # -----
-# At depth 2 mode k appears at the time :math:`\ln(1 / \varepsilon) / (2 \sigma_k)`. In units of
-# :math:`\ln(1 / \varepsilon)` the steps stand still, and get sharper.
+# At depth 2 mode :math:`k` appears at the time :math:`\ln(1 / \varepsilon) / (2 \sigma_k)`. In
+# units of :math:`\ln(1 / \varepsilon)` this time is the same for all starts, and steps get sharper
+# as starts get smaller.
 
 STARTS = [1e-2, 1e-10, 1e-30]
 steps, halves = {}, {}
@@ -116,7 +121,7 @@ np.testing.assert_allclose(later, 1 / (2 * MODES), rtol=1e-2)
 # %%
 # How close it comes
 # ------------------
-# At depth 2 a run is nearest to the critical point of rank k at the time
+# At depth 2 a run is nearest to the critical point of rank :math:`k` at the time
 # :math:`\ln(1 / \varepsilon) / (\sigma_k + \sigma_{k+1})`, at a distance that falls as
 # :math:`\varepsilon^{(\sigma_k - \sigma_{k+1}) / (\sigma_k + \sigma_{k+1})}`. At depth 3 it waits
 # so long that all but the small singular values settle, and the distance falls as
@@ -153,10 +158,10 @@ for depth, sizes in SIZES.items():
 # %%
 # How long it stays
 # -----------------
-# The time to leave zero is that to half of the first mode. Its law is that of a single number,
-# `riemdln.escape_time`: :math:`\ln(1 / \varepsilon) / (2 \sigma)` at depth 2, and
-# :math:`\varepsilon^{-(1 - 2/N)} / ((N - 2) \sigma)` at depth N. The singular vectors that still
-# turn shift the times a little, and leave slope and power as they are.
+# The time to leave zero is the time until half of the first mode is learned. Its law is that of a
+# single number, `riemdln.escape_time`: :math:`\ln(1 / \varepsilon) / (2 \sigma)` at depth 2, and
+# :math:`\varepsilon^{-(1 - 2/N)} / ((N - 2) \sigma)` at depth :math:`N > 2`. While the singular
+# vectors still turn the times shift a little. Slope and power stay as they are.
 
 ESCAPES = 10.0 ** -np.array([3, 13, 23])
 predicted = {depth: riemdln.escape_time(ESCAPES, MODES[0], depth) for depth in COLOURS}
@@ -189,8 +194,9 @@ for depth in (3, 5):
 # A completion problem
 # --------------------
 # Where only some entries are observed the modes are not known beforehand. Runs are as greedy: the
-# effective rank, the exponential of the entropy of the singular values' shares of their sum, goes
-# up by steps (Roy and Vetterli 2007). It starts near 12, where all are equally small.
+# effective rank goes up by steps. It is the exponential of the entropy of the shares
+# :math:`s_i / \sum_j s_j` (Roy and Vetterli 2007). It starts near 12, where all singular values are
+# about equal.
 
 hidden = orthonormal(rng.standard_normal((12, 3))) * [12.0, 6.0, 3.0]
 hidden = hidden @ orthonormal(rng.standard_normal((12, 3))).T
@@ -217,12 +223,13 @@ assert error < 0.05
 # %%
 # The figures
 # -----------
-# They stand at the head of this page.
+# They stand at the head of this page. In the second one the lines on the left have the predicted
+# exponents, and pass through the last points.
 
-figure, (values, rank_panel) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+figure, (values, rank_panel) = plt.subplots(1, 2, figsize=(9, 5.6), layout="constrained")
 SHADES = dict(zip(STARTS, ["#9ecae1", "#4292c6", "#08306b"], strict=True))
 for size, shade in SHADES.items():
-    name = rf"start of size $10^{{{np.log10(size):.0f}}}$"
+    name = rf"$\varepsilon = 10^{{{np.log10(size):.0f}}}$"
     flow = steps[size]
     lines = values.plot(flow.times / np.log(1 / size), flow.singular_values[:, :3], color=shade)
     lines[0].set_label(name)
@@ -231,26 +238,33 @@ for sigma in MODES:
     values.axvline(1 / (2 * sigma), color="0.5", linewidth=0.8, linestyle=":")
 for plateau in plateaus:
     rank_panel.axhline(plateau, color="0.5", linewidth=0.8, linestyle=":")
-values.set(
-    title=r"A matrix of three modes (dotted: predicted)",
-    xlabel=r"time / $\ln(1 / \varepsilon)$, $\varepsilon$ the size of the start",
-    ylabel="singular values, depth 2",
-)
-values.legend(frameon=False, loc=(0.46, 0.3))
+values.plot([], [], color="0.5", linewidth=0.8, linestyle=":", label="predicted for small starts")
+values.set_title("Three singular values, one after the other", fontsize=11)
+values.set(xlabel=r"time / $\ln(1 / \varepsilon)$", ylabel="singular values of $W$")
+rank_panel.set_title("Completion: rank 1, then 2, then 3", fontsize=11)
 rank_panel.set(
-    title="A completion problem (dotted: 1 to 3 modes)",
-    xlabel=r"time / $\ln(1 / \varepsilon)$",
-    ylabel="effective rank, depth 2",
-    ylim=(0.8, 4),
+    xlabel=r"time / $\ln(1 / \varepsilon)$", ylabel="effective rank of $W$", ylim=(0.8, 4)
 )
 for panel in (values, rank_panel):
     panel.grid(alpha=0.25)
-figure.suptitle("From a tiny start one rank is learned after the other", fontsize=13)
+figure.legend(
+    title=(
+        r"Gradient flow at depth 2 from singular values of about $\varepsilon$, to a target $T$."
+        "\n"
+        r"Left: loss $\|W - T\|^2 / 2$, $T$ is 5 x 4 of rank 3. "
+        "Right: 80% of the entries\nof a 12 x 12 $T$ of rank 3. "
+        r"Effective rank: exponential of the entropy of all $s_i / \sum_j s_j$."
+    ),
+    frameon=False,
+    loc="outside lower center",
+    ncols=4,
+)
+figure.suptitle("The smaller the start, the more clearly one rank is learned after the other")
 figure.savefig("plot_greedy_learning.png", dpi=150)
 
-figure, (close, escapes) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+figure, (close, escapes) = plt.subplots(1, 2, figsize=(9, 5.6), layout="constrained")
 for depth, sizes in SIZES.items():
-    for rank, marker in ((1, "o"), (2, "s")):
+    for rank, marker in ((1, "^"), (2, "s")):
         distance, exponent = distances[depth][:, rank - 1], EXPONENTS[depth][rank - 1]
         close.loglog(sizes, distance, marker, color=COLOURS[depth], markersize=5)
         law = distance[-1] * (sizes / sizes[-1]) ** exponent
@@ -260,19 +274,26 @@ for depth, colour in COLOURS.items():
         ESCAPES, predicted[depth], color=colour, linewidth=0.8, label=f"depth {depth}, predicted"
     )
     escapes.loglog(ESCAPES, measured[depth], "o", color=colour, markersize=5)
-escapes.plot([], [], "o", color="0.5", markersize=5, label="measured")
-close.set(
-    title="To saddles of rank 1 (dots) and 2 (squares)",
-    ylabel="least distance on the way",
-)
-escapes.set(title="Ever longer at zero", ylabel="time until half is learned")
+for marker, name in (("^", "saddle of rank 1"), ("s", "saddle of rank 2"), ("o", "escape from 0")):
+    escapes.plot([], [], marker, color="0.5", markersize=5, label=f"measured: {name}")
+close.set_title("Ever closer to saddles", fontsize=11)
+close.set_ylabel("least distance from the saddle on the way")
+escapes.set_title("Ever longer at zero", fontsize=11)
+escapes.set_ylabel("time until $s_1$ is half of 4")
 for panel in (close, escapes):
     panel.set_xlabel(r"size $\varepsilon$ of the start, falling")
     panel.invert_xaxis()
     panel.grid(alpha=0.25)
-escapes.legend(frameon=False, loc="upper left")
-figure.suptitle(
-    "The smaller the start, the closer a run passes saddles, and the longer it stays", fontsize=13
+figure.legend(
+    title=(
+        r"Gradient flow of $\|W - T\|^2 / 2$ from singular values of about $\varepsilon$;"
+        " $T$ has the singular values 4, 2.5, 1.\n"
+        "Saddle of rank 1 or 2: the part of $T$ with the largest one or two of them alone."
+    ),
+    frameon=False,
+    loc="outside lower center",
+    ncols=3,
 )
+figure.suptitle("The smaller the start, the closer a run passes saddles, and the longer it stays")
 figure.savefig("plot_greedy_learning_saddles.png", dpi=150)
 plt.show()

@@ -2,30 +2,31 @@ r"""
 Lazy and rich: wide random layers act like imbalance
 ====================================================
 
-Wide random layers move their product by the metric of an imbalance. Where it is small, modes are
-learned one by one, which is called rich, and where it is large all at once, lazy.
+Wide random layers move their product by the metric of an imbalance. At a small imbalance singular
+values are learned one by one, which is called rich; at a large one all at once, which is lazy.
 
 .. image:: images/sphx_glr_plot_lazy_and_rich_001.png
-   :alt: How much of each mode has been learned in time, at a small and at a large imbalance
+   :alt: At a small imbalance four modes are learned one by one, at a large one all at once
    :class: figures-first
    :target: ../_images/sphx_glr_plot_lazy_and_rich_001.png
 
 .. image:: images/sphx_glr_plot_lazy_and_rich_002.png
-   :alt: Times of the modes by the imbalance, and errors by the width of the hidden layer
+   :alt: The larger the imbalance, the less modes wait; the wider the layers, the nearer the metric
    :class: figures-first
    :target: ../_images/sphx_glr_plot_lazy_and_rich_002.png
 
-Two layers of the hidden width h, with random entries of standard deviation a, have the imbalance
-:math:`\lambda = 2 h a^2`. It is small or large beside the singular values of the target. From
-balanced layers modes are learned one by one, and by one layer all at once.
+Two layers with :math:`h` hidden neurons and random entries of standard deviation :math:`a` have the
+imbalance :math:`\lambda = 2 h a^2`. What counts is whether it is small or large beside the singular
+values of the target. A mode is a pair of singular vectors of the target.
 
 The layers keep :math:`W_2^T W_2 - W_1 W_1^T` as they learn. If it is :math:`\lambda I`, their
 product follows a gradient flow under the kernel
 
 .. math:: \theta(s, t) = \sqrt{s^2 + \lambda^2 / 4} + \sqrt{t^2 + \lambda^2 / 4} .
 
-Of wide random layers it is no multiple of :math:`I`. But the products that move W,
-:math:`W_2 W_2^T` and :math:`W_1^T W_1`, both start near :math:`h a^2 I`, and the kernel follows.
+For wide random layers it is not a multiple of :math:`I`. But the products that move
+:math:`W = W_2 W_1`, :math:`W_2 W_2^T` and :math:`W_1^T W_1`, both start near :math:`h a^2 I`, and
+the kernel follows.
 
 The guide tells :doc:`what imbalance does </guide/imbalance>`, and the theory
 :ref:`why wide layers have it <wide>`. The calls are `riemdln.DeepLinearMetric`,
@@ -38,9 +39,9 @@ Run it with ``python examples/plot_lazy_and_rich.py``; it writes ``plot_lazy_and
 # %%
 # Both sides
 # ----------
-# The target is a 4 x 4 matrix with the singular values 4, 2, 1 and 1/2. One side is a gradient flow
-# that starts from zero and knows of no layers. The other side is a network that knows of no
-# metric.
+# The target is a 4 x 4 matrix with the singular values 4, 2, 1 and 1/2. One side is the gradient
+# flow of one matrix under the metric, which starts from zero. The other side is the flow of the
+# layers of a network.
 #
 # The rows of :math:`W_2` and the columns of :math:`W_1` span a space of eight dimensions, and never
 # leave it. So a flow of any width costs as much as one of eight hidden neurons.
@@ -82,11 +83,13 @@ def modes(points):
     return np.einsum("ai,tab,ib->ti", left, points, right) / TARGET_VALUES
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_lazy_and_rich_001_1.png"
+
 # %%
 # Learning curves
 # ---------------
-# From rich to lazy. When is half of a mode learned? On its own a mode moves by
-# :math:`\dot s = \theta(s, s) (\sigma - s)`, and the time is an integral.
+# A mode with the target's singular value :math:`\sigma` moves by
+# :math:`\dot s = \theta(s, s) (\sigma - s)`. The time until half of it is learned is an integral.
 
 
 def half_time(value, imbalance):
@@ -127,9 +130,9 @@ assert lateness[-1] < 1.05
 # %%
 # How wide is wide?
 # -----------------
-# The layers move W with minus :math:`W_2 W_2^T P + P W_1^T W_1`, P the gradient. How far this
-# map is from the cometric, as a share of its norm, falls as the root of 1 / h, before and
-# after learning. So does the distance of the two paths.
+# The layers move :math:`W` with minus :math:`W_2 W_2^T P + P W_1^T W_1`, where :math:`P` is the
+# gradient. The distance of this map from the cometric, relative to its norm, falls as
+# :math:`h^{-1/2}`, before and after learning. So does the distance of the two paths.
 
 WIDTHS = 10 ** np.arange(2, 6)
 CHOSEN = [IMBALANCES[0], 1.0, IMBALANCES[-1]]
@@ -163,10 +166,18 @@ for imbalance in CHOSEN:
 # %%
 # The figures
 # -----------
-# They stand at the head of this page. The grey line falls as the root of 1 / h.
+# They stand at the head of this page. The share of a mode that has been learned is
+# :math:`u^T W v / \sigma`, with :math:`u` and :math:`v` the target's singular vectors.
 
 COLOURS = ["#000000", "#0072B2", "#D55E00", "#CC79A7"]
-figure, (rich, lazy) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
+SETTING = (
+    r"Two layers with $h$ hidden neurons and random entries of standard deviation $a$:"
+    r" imbalance $\lambda = 2 h a^2$."
+    "\n"
+    r"Mode: a singular value $\sigma$ of the 4 x 4 target $T$ and its vectors $u$, $v$;"
+    r" loss $\|W - T\|^2 / 2$."
+)
+figure, (rich, lazy) = plt.subplots(1, 2, figsize=(9, 5.6), layout="constrained")
 for panel, k, title in ((rich, 0, "Rich: one by one"), (lazy, -1, "Lazy: all at once")):
     times, of_flow, of_layers = curves[IMBALANCES[k]]
     for i, colour in enumerate(COLOURS):
@@ -174,51 +185,53 @@ for panel, k, title in ((rich, 0, "Rich: one by one"), (lazy, -1, "Lazy: all at 
             times, of_flow[:, i], color=colour, label=f"mode $\\sigma = {TARGET_VALUES[i]:g}$"
         )
         panel.plot(times[4::8], of_layers[4::8, i], "o", color=colour, markersize=4)
+    panel.set_title(rf"{title} ($\lambda = {IMBALANCES[k]:.3g}$)", fontsize=11)
     panel.set(
-        title=f"{title}, imbalance {IMBALANCES[k]:.3g}",
         xlabel="time / time at which the first mode is half learned",
-        ylabel="share of a mode that has been learned",
+        ylabel=r"share learned of each mode, $u^T W v / \sigma$",
         ylim=(-0.05, 1.05),
     )
     panel.grid(alpha=0.25)
-rich.plot([], [], color="0.5", label="flow of the metric")
-rich.plot([], [], "o", color="0.5", markersize=4, label="wide random layers")
-rich.legend(frameon=False, loc="lower right")
+rich.plot([], [], color="0.5", label="one matrix under the metric")
+rich.plot([], [], "o", color="0.5", markersize=4, label="layers, $h = 10^5$")
+handles, labels = rich.get_legend_handles_labels()
+figure.legend(handles, labels, title=SETTING, frameon=False, loc="outside lower center", ncols=3)
 figure.suptitle("Wide random layers learn modes one by one or all at once", fontsize=13)
 figure.savefig("plot_lazy_and_rich.png", dpi=150)
 
-figure, (late, wide) = plt.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
+figure, (late, wide) = plt.subplots(1, 2, figsize=(9, 6), layout="constrained")
 for i, colour in enumerate(COLOURS):
     late.semilogx(
         IMBALANCES,
         halves[:, i] / halves[:, 0],
         color=colour,
-        label=f"$\\sigma = {TARGET_VALUES[i]:g}$",
+        label=f"left: mode $\\sigma = {TARGET_VALUES[i]:g}$",
     )
     late.plot(IMBALANCES, np.array(measured)[:, i] / halves[:, 0], "o", color=colour, markersize=5)
+late.set_title("From one by one to all at once", fontsize=11)
 late.set(
-    title="From rich to lazy (dots: wide layers)",
-    xlabel=r"imbalance $\lambda = 2 h a^2$",
-    ylabel="time half-way / that of the first mode",
+    xlabel=r"imbalance $\lambda$",
+    ylabel="time until a mode is half learned / that of the first",
     ylim=(0, 6.2),
 )
+wide.plot([], [], "o-", color="0.5", label="right: velocity at the start")
+wide.plot([], [], "s--", color="0.5", markerfacecolor="white", label="right: path")
 for imbalance, colour in zip(CHOSEN, ["#009E73", "#E69F00", "#56B4E9"], strict=True):
     before, _, path = errors[imbalance].T
-    wide.loglog(WIDTHS, before, "o-", color=colour, label=f"$\\lambda = {imbalance:.3g}$")
+    wide.loglog(WIDTHS, before, "o-", color=colour, label=f"right: $\\lambda = {imbalance:.3g}$")
     wide.loglog(WIDTHS, path, "s--", color=colour, markerfacecolor="white")
-wide.plot([], [], "o-", color="0.5", label="velocity at the start")
-wide.plot([], [], "s--", color="0.5", markerfacecolor="white", label="path")
 wide.plot(WIDTHS, 10 / WIDTHS**0.5, color="0.6", linewidth=1)
-wide.set(
-    title="The wider, the nearer to the metric",
-    xlabel="hidden width h",
-    ylabel="relative distance from the metric",
-)
-wide.set_ylim(1e-4, None)
-late.legend(frameon=False)
-wide.legend(frameon=False, loc="lower left", ncols=2)
+wide.annotate("$h^{-1/2}$", (3e3, 10 / 3e3**0.5), (4, 4), textcoords="offset points", color="0.4")
+wide.set_title("The wider, the nearer to the metric", fontsize=11)
+wide.set(xlabel="hidden neurons $h$", ylabel="relative distance of the layers from the metric")
+late.plot([], [], color="0.5", label="left: one matrix under the metric")
+late.plot([], [], "o", color="0.5", markersize=5, label="left: layers, $h = 10^5$")
+figure.legend(title=SETTING, frameon=False, loc="outside lower center", ncols=3)
 for panel in (late, wide):
     panel.grid(alpha=0.25)
-figure.suptitle(r"The imbalance $\lambda = 2 h a^2$ decides what wide layers do", fontsize=13)
+figure.suptitle(
+    r"The larger the imbalance $\lambda$ of wide layers, the less small modes wait for large ones",
+    fontsize=13,
+)
 figure.savefig("plot_lazy_and_rich_width.png", dpi=150)
 plt.show()

@@ -6,7 +6,7 @@ With one output the matrix is a row :math:`w`. Depth scales its gradient by a po
 :math:`w`, and adds a push along :math:`w` that acts like momentum.
 
 .. image:: images/sphx_glr_plot_single_output_001.png
-   :alt: By depth: the loss, the factor of the step size, and the push along w, against steps
+   :alt: The deeper the network, the later its loss falls, and the larger is the push along w
    :class: figures-first
    :target: ../_images/sphx_glr_plot_single_output_001.png
 
@@ -19,7 +19,8 @@ Run it with ``python examples/plot_single_output.py``; it writes ``plot_single_o
 # %%
 # The problem
 # -----------
-# The progress of diabetes from ten standardized measurements.
+# The progress :math:`y` of diabetes is predicted from ten standardized measurements :math:`x` of
+# 442 patients, as :math:`w x`.
 
 import autograd.numpy as anp
 import matplotlib.pyplot as plt
@@ -41,6 +42,8 @@ def cost(w):
     return anp.mean((inputs @ w.T - outputs[:, None]) ** 4) / 4
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_single_output_001_3.png"
+
 # %%
 # Descent, step by step
 # ---------------------
@@ -48,10 +51,10 @@ def cost(w):
 #
 # .. math:: A_{N,w}(p) = \|w\|^{2-2/N} \big(p + (N-1) \, \mathrm{Pr}_w \, p\big).
 #
-# The factor in front is an adaptive step size, small near the origin and large far from it. The
-# run starts near zero, so :math:`w` points along the way that it has come. The projection on
-# :math:`w` is therefore like momentum. Along each run the Riemannian gradient is compared with the
-# two terms.
+# Here :math:`\mathrm{Pr}_w \, p` is the part of :math:`p` along :math:`w`. The factor in front is
+# an adaptive step size, small near the origin and large far from it. The run starts near zero, so
+# :math:`w` points along the way that it has come. The part along :math:`w` is therefore like
+# momentum. Along each run the Riemannian gradient is compared with this formula.
 
 DEPTHS, STEPS = [1, 2, 3, 5], 60
 start = np.random.default_rng(0).standard_normal((1, 10))
@@ -102,7 +105,7 @@ assert all(np.abs(runs[depth][2]).max() <= depth - 1 for depth in DEPTHS)
 colours = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#009E73"], strict=True))
 figure, panels = plt.subplot_mosaic(
     [["loss", "loss"], ["rate", "momentum"]],
-    figsize=(9, 7.2),
+    figsize=(9, 8),
     height_ratios=[4, 5],
     layout="constrained",
 )
@@ -112,17 +115,32 @@ for depth, (costs, rates, pushes) in runs.items():
     panels["rate"].semilogy(rates, color=colours[depth])
     panels["momentum"].plot(pushes, color=colours[depth])
 panels["loss"].set(
-    title="The deeper the network, the later its loss falls", ylabel=r"$\ell_4$ loss"
+    title="The deeper the network, the later its loss falls",
+    ylabel=r"loss, mean of $(w x - y)^4 / 4$",
 )
-panels["loss"].legend(frameon=False)
-panels["rate"].set(title="Steps are small near zero", ylabel=r"factor of the step, $\|w\|^{2-2/N}$")
+panels["rate"].set(title="Steps are small near zero", ylabel=r"step size factor $\|w\|^{2-2/N}$")
 panels["momentum"].set(
     title="A push along $w$ follows, like momentum",
-    ylabel="push along $w$ / length of the gradient",
+    ylabel=r"push along $w$, $-(N-1) \langle w, p \rangle / (\|w\| \|p\|)$",
 )
 for panel in panels.values():
     panel.set_xlabel("step of gradient descent")
     panel.grid(alpha=0.25)
+handles, labels = panels["loss"].get_legend_handles_labels()
+figure.legend(
+    handles,
+    labels,
+    title=(
+        r"Regression of the progress $y$ of diabetes on ten measurements $x$; start $\|w\| = 0.1$."
+        "\n"
+        r"Step of depth $N$: $w \leftarrow w - 0.2 \|w\|^{2-2/N} (p + (N-1) \, \mathrm{Pr}_w p)$,"
+        "\n"
+        r"with $p$ the gradient of the loss and $\mathrm{Pr}_w p$ its part along $w$."
+    ),
+    frameon=False,
+    loc="outside lower center",
+    ncols=4,
+)
 figure.suptitle(
     "With depth the first steps from near zero are small; then comes a push like momentum",
     fontsize=13,

@@ -11,7 +11,7 @@ later. The deeper the network, the sharper the steps: depth prefers low rank.
    :target: ../_images/sphx_glr_plot_singular_values_001.png
 
 .. image:: images/sphx_glr_plot_singular_values_002.png
-   :alt: The time that each singular value takes to rise, as a share of the time that it waits
+   :alt: The deeper the network, the shorter is the rise of a singular value beside its wait
    :class: figures-first
    :target: ../_images/sphx_glr_plot_singular_values_002.png
 
@@ -26,8 +26,9 @@ Run it with ``python examples/plot_singular_values.py``; it writes ``plot_singul
 # %%
 # The flow
 # --------
-# The target has the singular values 4, 2, 1 and 1/2; the start is small, and near to its singular
-# vectors. Where some singular values have been learned and others still wait, the flow is stiff.
+# The target has the singular values 4, 2, 1 and 1/2. The start is small, and its singular vectors
+# are near those of the target. While some singular values have been learned and others still
+# wait, the flow is stiff, and LSODA changes to an implicit method.
 
 import autograd.numpy as anp
 import matplotlib.pyplot as plt
@@ -63,6 +64,8 @@ for depth, span in SPANS.items():
     flows[depth] = riemdln.gradient_flow(
         problem_at(depth), start, times, method="LSODA", rtol=1e-8, atol=1e-10
     )
+
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_singular_values_001_3.png"
 
 # %%
 # The equation
@@ -104,8 +107,8 @@ for depth, flow in flows.items():
 # The steps
 # ---------
 # A singular value waits until it is half of what it will be, and its rise goes from 10% to 90%. At
-# depth 1 all rise together, as :math:`1 - e^{-t}`. The deeper, the later the small ones come, and
-# the shorter a rise is compared with the wait for it.
+# depth 1 all rise together, as :math:`1 - e^{-t}`. The deeper the network, the later the small ones
+# come, and the shorter a rise is compared with the wait for it.
 
 halves, rises = {}, {}
 for depth, flow in flows.items():
@@ -121,43 +124,50 @@ for depth, flow in flows.items():
     )
 lateness = np.array([half[1:] / half[0] for half in halves.values()])
 assert np.all(np.diff(lateness, axis=0) > 0)
+assert np.allclose(lateness[0], 1, atol=0.05)
 assert np.all(np.diff(list(rises.values()), axis=0) < 0)
 
 # %%
 # The figures
 # -----------
-# Time is divided by the time at which the first singular value is half-way.
+# Time is divided by the time at which the first singular value is half learned.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
 LABELS = {1: "depth 1 (Euclidean)", 2: "depth 2", 3: "depth 3", np.inf: r"depth $\infty$"}
-figure, axes = plt.subplots(2, 2, figsize=(9, 7), sharex=True, sharey=True, layout="constrained")
+SETTING = r"Gradient flow of $\|W - T\|^2 / 2$, 4 x 4 target $T$, start near zero"
+figure, axes = plt.subplots(2, 2, figsize=(9, 7.2), sharex=True, sharey=True, layout="constrained")
 for panel, (depth, colour) in zip(axes.flat, COLOURS.items(), strict=True):
     flow = flows[depth]
     panel.plot(flow.times / halves[depth][0], flow.singular_values, color=colour)
     for value in TARGET_VALUES:
         panel.axhline(value, color="0.5", linewidth=0.8, linestyle=":")
-    panel.set_title(LABELS[depth], fontsize=11)
+    order = "all together" if depth == 1 else "one after the other"
+    panel.set_title(f"{LABELS[depth]}: {order}", fontsize=11)
     panel.set_xlim(0, 11)
     panel.grid(alpha=0.25)
-figure.supxlabel("time / time at which the largest singular value is half-way", fontsize=10)
-figure.supylabel("singular values (dotted: of the target)", fontsize=10)
+figure.supxlabel("time / time at which the largest singular value is half learned", fontsize=10)
+figure.supylabel("singular values of $W$ (dotted: of the target $T$)", fontsize=10)
 figure.suptitle(
-    "The deeper the network, the more it learns singular values one after the other", fontsize=13
+    "The deeper the network, the more it learns singular values one after the other\n" + SETTING,
+    fontsize=12,
 )
 figure.savefig("plot_singular_values.png", dpi=150)
 
-figure, panel = plt.subplots(figsize=(9, 4.2), layout="constrained")
+figure, panel = plt.subplots(figsize=(9, 4.6), layout="constrained")
 for depth, colour in COLOURS.items():
     panel.semilogy([1, 2, 3, 4], rises[depth], "o-", color=colour, label=LABELS[depth])
 panel.set(
-    xlabel="singular value, from the largest to the smallest",
-    ylabel="time of the rise / time of the wait",
+    xlabel="singular value of $W$, from the largest to the smallest",
+    ylabel="time from 10% to 90% learned / time until 50%",
     xticks=[1, 2, 3, 4],
-    xticklabels=["$s_1$", "$s_2$", "$s_3$", "$s_4$"],
+    xticklabels=[f"$s_{i + 1}$, to {value:g}" for i, value in enumerate(TARGET_VALUES)],
     ylim=(0.02, 5),
 )
 panel.legend(frameon=False, loc="lower right")
 panel.grid(alpha=0.25)
-figure.suptitle("The deeper the network, the shorter a rise compared with the wait for it")
+figure.suptitle(
+    "The deeper the network, the shorter a rise compared with the wait for it\n" + SETTING,
+    fontsize=12,
+)
 figure.savefig("plot_singular_values_steps.png", dpi=150)
 plt.show()

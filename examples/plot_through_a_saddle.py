@@ -6,7 +6,7 @@ A small singular value grows slowly, so a flow stays near lower rank for long: t
 value, the longer. `riemdln.gradient_flow` follows such values over thirty orders of magnitude.
 
 .. image:: images/sphx_glr_plot_through_a_saddle_001.png
-   :alt: The second singular value rises later from a smaller start; stays grow with depth
+   :alt: The smaller the second singular value starts, the later it rises, most so at great depth
    :class: figures-first
    :target: ../_images/sphx_glr_plot_through_a_saddle_001.png
 
@@ -26,9 +26,9 @@ and ``plot_through_a_saddle_entries.png``.
 # %%
 # Starts near a saddle
 # --------------------
-# Take a matrix of rank one that has the first singular value of the target, and nothing of the
-# second. There the flow of :math:`g^N` rests, though the loss can still fall. The speed of the
-# second singular value (Arora, Cohen, Hu and Luo 2019),
+# Take the matrix of rank one that has the first singular value of the target and its vectors, and
+# nothing of the second. There the flow of :math:`g^N` rests, though the loss can still fall. The
+# speed of the second singular value (Arora, Cohen, Hu and Luo 2019),
 #
 # .. math:: \dot s_2 = \theta_N(s_2, s_2) \, u_2^T (-\nabla E) \, v_2, \qquad
 #           \theta_N(s, s) = N s^{2 - 2/N}, \qquad \theta_\infty(s, s) = s^2,
@@ -82,6 +82,8 @@ drawn = np.array([1e-1, 1e-10, 1e-20, 1e-30])
 times = np.linspace(0, 40, 201)
 paths = riemdln.gradient_flow(problem_at(2), start_at(drawn), times, vectorized=True)
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_through_a_saddle_001_1.png"
+
 # %%
 # At the saddle :math:`u_2^T (-\nabla E) v_2` is the second singular value of the target, 1, so that
 # at depth 2 the small singular value grows as :math:`e^{2t}`.
@@ -96,10 +98,10 @@ assert abs(rate - 2) < 1e-6
 # How long the flow stays
 # -----------------------
 # The stay grows as :math:`\ln(1 / s_2(0))` at depth 2, as :math:`s_2(0)^{-(1 - 2/N)}` at greater
-# depths and as :math:`1 / s_2(0)` at infinite depth. It ends when :math:`s_2` has come half the way
-# to 1. The equation says when that is: with
-# :math:`u_2^T (-\nabla E) v_2 = 1 - s_2`, which holds but for the short time in which the singular
-# vectors turn to those of the target, it can be integrated by itself,
+# depths and as :math:`1 / s_2(0)` at infinite depth. It ends when :math:`s_2` is half of what it
+# will be, 1/2. The equation says when that is. Soon the singular vectors are those of the target,
+# and :math:`u_2^T (-\nabla E) v_2 = 1 - s_2`. Then the equation is one of :math:`s_2` alone, and
+# the time is an integral,
 #
 # .. math:: T = \int_{s_2(0)}^{1/2} \frac{ds}{\theta_N(s, s) \, (1 - s)}.
 #
@@ -160,12 +162,12 @@ for depth, small in SMALL.items():
 # %%
 # A flow of the entries
 # ---------------------
-# The entries of a matrix do not hold a singular value of :math:`10^{-30}` beside one of 3. Here the
-# same equation, :math:`\dot W = -A_W(\nabla E)`, is integrated by SciPy on the four entries of W
-# with the same method and the same tolerances. An error of an entry is one of every singular value,
-# the small one included. The integrator's errors, here of about :math:`10^{-9}`, lead the flow out
-# of the saddle after a stay of 10. Tighter tolerances help little: entries beside 3 are rounded to
-# :math:`10^{-16}`, and the stay from there is 18.
+# The entries of a matrix cannot hold a singular value of :math:`10^{-30}` beside one of 3. Here
+# SciPy integrates the same equation, :math:`\dot W = -A_W(\nabla E)`, on the four entries of
+# :math:`W`, with the same method and the same tolerances. An error of an entry is an error of every
+# singular value, the small one included. The integrator's errors, here of about :math:`10^{-9}`,
+# lead the flow out of the saddle after a stay of 10. Tighter tolerances help little: entries of
+# size 3 are rounded to :math:`10^{-16}`, and the stay from there is 18.
 
 metric = riemdln.DeepLinearMetric(2)
 
@@ -203,29 +205,35 @@ assert entry_stays[-1] < stays[2][-1] / 2
 # %%
 # The figures
 # -----------
-# Lines are predicted, dots measured. The curves of depth 2 begin at :math:`10^{-1}`,
-# :math:`10^{-10}`, :math:`10^{-20}` and :math:`10^{-30}`.
+# At depth 2 the curves begin at :math:`10^{-1}`, :math:`10^{-10}`, :math:`10^{-20}` and
+# :math:`10^{-30}`.
 
 COLOURS = {2: "#0072B2", 3: "#D55E00", np.inf: "#CC79A7"}
-figure, (steps, laws) = plt.subplots(1, 2, figsize=(9, 5), layout="constrained")
+SETTING = (
+    r"Gradient flow of $\|W - T\|^2 / 2$; the 2 x 2 target $T$ has the singular values 3 and 1."
+    "\n"
+    "The start has the first singular value 1; the second, $s_2$, grows from its start to 1."
+)
+figure, (steps, laws) = plt.subplots(1, 2, figsize=(9, 5.6), layout="constrained")
 for k, small in enumerate(drawn):
     s_2 = paths.singular_values[:, k, 1]
     steps.plot(times, s_2, color=COLOURS[2])
     middle = np.interp(0.5, s_2, times)
     name = f"from $10^{{{np.log10(small):.0f}}}$"
-    steps.annotate(name, (middle - 0.3, 0.5), rotation=90, ha="right", va="center")
-steps.set_title("The second singular value at depth 2", fontsize=11)
-steps.set(xlabel="time", ylabel="second singular value $s_2$", xlim=(-2, 40))
+    steps.annotate(name, (middle - 0.6, 0.5), rotation=90, ha="right", va="center")
+steps.set_title("The smaller $s_2$ starts, the longer it waits (depth 2)", fontsize=11)
+steps.set(xlabel="time", ylabel="second singular value $s_2$", xlim=(-3, 40))
 for (depth, small), colour in zip(SMALL.items(), COLOURS.values(), strict=True):
     label = f"depth {depth}" if depth < np.inf else r"depth $\infty$"
     laws.loglog(small, predicted[depth], color=colour, linewidth=1)
     laws.loglog(small, stays[depth], "o", color=colour, markersize=5, label=label)
-laws.set_title("How long the flow stays (lines: predicted)", fontsize=11)
-laws.set(xlabel="$s_2$ at the start", ylabel="time until $s_2$ is half-way")
+laws.plot([], [], color="0.5", linewidth=1, label="predicted")
+laws.set_title("How long $s_2$ waits, by depth", fontsize=11)
+laws.set(xlabel="$s_2$ at the start", ylabel="time until $s_2 = 1 / 2$")
 laws.invert_xaxis()
 for panel in (steps, laws):
     panel.grid(alpha=0.25)
-figure.legend(frameon=False, loc="outside lower center", ncols=3)
+figure.legend(title=SETTING, frameon=False, loc="outside lower center", ncols=4)
 figure.suptitle(
     "The smaller a singular value starts, the longer it waits, and far longer at great depth"
 )
@@ -235,12 +243,15 @@ figure.savefig("plot_through_a_saddle.png", dpi=150)
 # A flow of the entries is exact only as long as :math:`s_2` is above its errors.
 
 BLUE, ORANGE = "#0072B2", "#E69F00"
-figure, (growth, lasting) = plt.subplots(1, 2, figsize=(9, 5), layout="constrained")
+figure, (growth, lasting) = plt.subplots(1, 2, figsize=(9, 5.6), layout="constrained")
 for k, small in enumerate(drawn):
     growth.semilogy(times, paths.singular_values[:, k, 1], color=BLUE)
     of_entries = flow_of_entries(small, t_eval=times[times < 20])
     growth.semilogy(of_entries.t, second_value(of_entries.y.T), "--", color=ORANGE)
-growth.set_title("The growth of $s_2$ from four starts", fontsize=11)
+growth.lines[0].set_label("riemdln.gradient_flow, $W$ as (u, s, vt)")
+growth.lines[1].set_label("SciPy, the entries of $W$")
+growth.annotate("three starts, one curve", (9, 1e1), color=ORANGE)
+growth.set_title(r"From $10^{-10}$, $10^{-20}$ and $10^{-30}$ entries grow alike", fontsize=11)
 growth.set(
     xlabel="time",
     ylabel="second singular value $s_2$",
@@ -248,16 +259,16 @@ growth.set(
     yticks=10.0 ** np.arange(-30, 1, 10),
 )
 lasting.semilogx(SMALL[2], predicted[2], color="0.5", label="predicted")
-lasting.semilogx(SMALL[2], stays[2], "o", color=BLUE, label="riemdln.gradient_flow")
-lasting.semilogx(SMALL[2], entry_stays, "s", color=ORANGE, label="the entries, by SciPy")
-lasting.set_title("How long the flow stays", fontsize=11)
-lasting.set(xlabel="$s_2$ at the start", ylabel="time until $s_2$ is half-way", ylim=(0, 38))
+lasting.semilogx(SMALL[2], stays[2], "o", color=BLUE)
+lasting.semilogx(SMALL[2], entry_stays, "s", color=ORANGE, markersize=4)
+lasting.set_title("Below $10^{-9}$ the entries grow too early", fontsize=11)
+lasting.set(xlabel="$s_2$ at the start", ylabel="time until $s_2 = 1 / 2$", ylim=(0, 38))
 lasting.invert_xaxis()
 for panel in (growth, lasting):
     panel.grid(alpha=0.25)
-figure.legend(frameon=False, loc="outside lower center", ncols=3)
+figure.legend(title=SETTING, frameon=False, loc="outside lower center", ncols=3)
 figure.suptitle(
-    "A flow of the entries forgets how small a singular value was, and leaves too early"
+    "A flow of the entries forgets how small a singular value was, and grows too early (depth 2)"
 )
 figure.savefig("plot_through_a_saddle_entries.png", dpi=150)
 plt.show()

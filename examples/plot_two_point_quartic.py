@@ -6,12 +6,12 @@ With one large and one small target, depth two learns the small one faster. The 
 run starts, the larger is the speed-up, but only in a narrow band of learning rates.
 
 .. image:: images/sphx_glr_plot_two_point_quartic_001.png
-   :alt: Losses against steps, and speed-ups against the nearness of the start to zero
+   :alt: Depth 2 lowers the loss in fewer steps than depth 1; its speed-up grows as predicted
    :class: figures-first
    :target: ../_images/sphx_glr_plot_two_point_quartic_001.png
 
 .. image:: images/sphx_glr_plot_two_point_quartic_002.png
-   :alt: A map of the rates that converge from each start, and where the speed-up ends
+   :alt: The predicted rate lies in a narrow band of rates that converge; the speed-up has an end
    :class: figures-first
    :target: ../_images/sphx_glr_plot_two_point_quartic_002.png
 
@@ -54,8 +54,8 @@ and ``plot_two_point_quartic_limits.png``.
 #
 # The heuristic looks at the start and at the end of the way, and at a start that already points to
 # the target. In between, :math:`w_1 \Delta_1^2` is much larger, so that a large rate is stable only
-# if one step jumps over it. And the update is the one of the end-to-end matrix, which a step of the
-# layers follows up to :math:`O(\eta^2)`; here :math:`\eta` is not small.
+# if one step jumps over it. And the update is the one of the end-to-end matrix. A step of the
+# layers differs from it by :math:`O(\eta^2)`, and here :math:`\eta` is not small.
 
 # %%
 # Descent, many runs at a time
@@ -119,6 +119,8 @@ def edge(depth, starts, targets, stable, unstable):
     return stable
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_two_point_quartic_001_2.png"
+
 # %%
 # The largest stable learning rates
 # ---------------------------------
@@ -176,8 +178,9 @@ assert np.all(near_zero < 4 * always)
 
 # %%
 # The direction of the start matters as well. At the angle :math:`\alpha` from the first axis the
-# projection on w throws the second coordinate to :math:`y_1 \tan(\alpha) / 2` in the first step. It
-# may be no farther from its target than :math:`(2 / (\eta y_1))^{1/2} = 2 (\epsilon_1 y_1)^{1/2}`.
+# projection on :math:`w` takes the second coordinate to :math:`y_1 \tan(\alpha) / 2` in the first
+# step. It may be no farther from its target than
+# :math:`(2 / (\eta y_1))^{1/2} = 2 (\epsilon_1 y_1)^{1/2}`.
 
 angles = np.radians(np.linspace(-89.5, 89.5, 180))
 size = Y1 / 300
@@ -195,11 +198,12 @@ assert len(good) < 0.2 * len(angles)
 # %%
 # The speed-up
 # ------------
-# It counts the steps until both coordinates are, and stay, within :math:`y_2 / 10` of their
-# targets. Gradient descent has its rate :math:`2 / y_1^2`. The end-to-end update has the predicted
-# rate, or the one that is stable from every start. The first speed-up is the predicted one as long
-# as the second coordinate is stable. It is larger just before the limit, where a few steps lead
-# that coordinate straight to its target. The second speed-up is 5.2 / 2 from every start.
+# The speed-up is the number of steps that gradient descent takes over the number that depth two
+# takes, until both coordinates are, and stay, within :math:`y_2 / 10` of their targets. Gradient
+# descent takes its rate :math:`2 / y_1^2`. The end-to-end update takes the predicted rate, or the
+# one that is stable from every start. The first speed-up is the predicted one as long as the second
+# coordinate is stable. It is larger just before the limit, where a few steps lead that coordinate
+# straight to its target. The second speed-up is about 5.2 / 2 from every start.
 
 
 def steps_until(points, targets, limit):
@@ -269,35 +273,47 @@ assert abs(layer_slope - 0.5) < 0.03
 # %%
 # The figures
 # -----------
-# Grey lines are predictions.
+# Both give the rate :math:`\eta` of each method. Grey lines are the predicted speed-ups.
 
 BLACK, BLUE, SKY, GREEN = "#000000", "#0072B2", "#56B4E9", "#009E73"
 NEARNESS = r"nearness of the start to zero, $y_1 / \epsilon_1$"
+GAIN = "speed-up: steps at depth 1 / steps at depth 2"
+SETTING = (
+    r"Loss $(w_1 - y_1)^4 / 4 + (w_2 - y_2)^4 / 4$ with a large target $y_1$ and a small one $y_2$;"
+    "\n"
+    r"start $(w_1, w_2) = (\epsilon_1 / y_1) (y_1, y_2)$; steps until both "
+    r"$|w_i - y_i| < y_2 / 10$; learning rate $\eta$"
+)
 guide = inverse_ratios[[0, -1]]
-figure, (loss, gain) = plt.subplots(1, 2, figsize=(9, 5.2), layout="constrained")
+figure, (loss, gain) = plt.subplots(1, 2, figsize=(9, 6.2), layout="constrained")
 
 one = 1, 6  # y_1 = 16 y_2, eps_1 = y_1 / 316
 start, target, length, inverse_ratio = starts[one], targets[one], y1[one], inverse[one]
 for points, colour, label in (
-    (descent(1, start, target, 2 / length**2), BLACK, "gradient descent (depth 1)"),
-    (descent(2, start, target, always / length**3), GREEN, "depth 2, rate safe from every start"),
-    (
-        layer_descent(start, target, np.sqrt(inverse_ratio) / length**3),
-        SKY,
-        "depth 2, layers, predicted rate",
-    ),
     (
         descent(2, start, target, inverse_ratio / (2 * length**3)),
         BLUE,
-        "depth 2, one matrix, predicted rate",
+        r"depth 2, one matrix under $g^2$: $\eta = 1 / (2 \epsilon_1 y_1^2)$",
     ),
+    (
+        layer_descent(start, target, np.sqrt(inverse_ratio) / length**3),
+        SKY,
+        r"depth 2, its two layers: $\eta = (y_1 / \epsilon_1)^{1/2} / y_1^3$",
+    ),
+    (
+        descent(2, start, target, always / length**3),
+        GREEN,
+        r"depth 2, safe from every start: $\eta = 5.2 / y_1^3$",
+    ),
+    (descent(1, start, target, 2 / length**2), BLACK, r"depth 1: $\eta = 2 / y_1^2$"),
 ):
     losses = [np.sum((w - target) ** 4) / 4 for w in islice(points, 4000)]
     loss.loglog(np.arange(1, 4001), losses, color=colour, label=label)
 loss.set_title(
-    rf"Losses for $y_1 = {length:.0f} \, y_2$, nearness {inverse_ratio:.0f}", fontsize=11
+    rf"Depth 2 is faster ($y_1 = {length:.0f} \, y_2$, $y_1 / \epsilon_1 = {inverse_ratio:.0f}$)",
+    fontsize=11,
 )
-loss.set(xlabel="step, counted from one", ylabel="loss / $y_2^4$", ylim=(1e-6, 1e6))
+loss.set(xlabel="step (the start is step 1)", ylabel="loss / $y_2^4$", ylim=(1e-6, 1e6))
 
 for predicted, gained, ratios, marker, colour in (
     (guide / 4, gains[-1], inverse_ratios, "o", BLUE),
@@ -308,29 +324,32 @@ for predicted, gained, ratios, marker, colour in (
     arrived = gained > 0
     gain.loglog(ratios[arrived], gained[arrived], marker, color=colour, markersize=5)
 gain.axhline(1, color=BLACK)
-gain.set_title(rf"Speed-ups for $y_1 = {Y1:.0f} \, y_2$ (grey: predicted)", fontsize=11)
-gain.set(xlabel=NEARNESS, ylabel="speed-up over gradient descent")
+gain.plot([], [], color="0.6", linewidth=1, label="predicted speed-ups")
+gain.set_title(rf"The nearer to zero, the faster ($y_1 = {Y1:.0f} \, y_2$)", fontsize=11)
+gain.set(xlabel=NEARNESS, ylabel=GAIN)
 for panel in (loss, gain):
     panel.grid(alpha=0.25)
-figure.legend(frameon=False, loc="outside lower center", ncols=2)
+figure.legend(title=SETTING, frameon=False, loc="outside lower center", ncols=2)
 figure.suptitle(
     "At the predicted rate depth two is faster, the more so the nearer to zero it starts"
 )
 figure.savefig("plot_two_point_quartic.png", dpi=150)
 
 # %%
-# The limit of each length, beyond which the second coordinate is unstable, has the length's colour.
+# Dotted lines, in the colour of each :math:`y_1`, are the limits beyond which the second coordinate
+# is unstable. To converge is to end below 1/1000 of the loss at the start.
 
-figure, (rate_map, limits) = plt.subplots(1, 2, figsize=(9, 5.2), layout="constrained")
+figure, (rate_map, limits) = plt.subplots(1, 2, figsize=(9, 6.2), layout="constrained")
 shades = ListedColormap(["white", "#D9D9D9"])
 rate_map.pcolormesh(1 / map_ratios, map_scales, stable, cmap=shades, rasterized=True)
-rate_map.loglog(1 / map_ratios, 1 / (2 * map_ratios), color="0.3", label="predicted")
-rate_map.axhline(always, color=GREEN, label="rate safe from every start")
+predicted = r"predicted: $\eta = 1 / (2 \epsilon_1 y_1^2)$, speed-up $y_1 / (4 \epsilon_1)$"
+rate_map.loglog(1 / map_ratios, 1 / (2 * map_ratios), color="0.3", label=predicted)
+rate_map.axhline(always, color=GREEN, label=r"safe from every start: $\eta = 5.2 / y_1^3$")
 rate_map.axhline(8 * Y1**2, color=BLUE, linestyle=":")
-rate_map.set_title("Rates that converge (shaded)", fontsize=11)
+rate_map.set_title(rf"Rates that converge, shaded ($y_1 = {Y1:.0f} \, y_2$)", fontsize=11)
 rate_map.set(
     xlabel=NEARNESS,
-    ylabel=r"learning rate, in units of $1 / y_1^3$",
+    ylabel=r"learning rate $\eta$, in units of $1 / y_1^3$",
     xlim=1 / map_ratios[[-1, 0]],
     ylim=map_scales[[0, -1]],
 )
@@ -343,15 +362,15 @@ for row, (marker, colour) in enumerate((("^", "#CC79A7"), ("s", "#E69F00"), ("o"
         marker,
         color=colour,
         markersize=10 - 2.5 * row,
-        label=rf"$y_1 = {lengths[row]:.0f} \, y_2$",
+        label=rf"measured, $y_1 = {lengths[row]:.0f} \, y_2$",
     )
     limits.axvline(16 * lengths[row] ** 2, color=colour, linestyle=":")
-limits.set_title("Speed-ups at the predicted rate", fontsize=11)
-limits.set(xlabel=NEARNESS, ylabel="speed-up over gradient descent")
+limits.set_title("Speed-ups at the predicted rate, to their limits", fontsize=11)
+limits.set(xlabel=NEARNESS, ylabel=GAIN)
 for panel in (rate_map, limits):
     panel.grid(alpha=0.25)
-limits.plot([], [], color="0.3", linestyle=":", label="limit of the second coordinate")
-figure.legend(frameon=False, loc="outside lower center", ncols=3)
+limits.plot([], [], color="0.3", linestyle=":", label="beyond it $w_2$ is unstable")
+figure.legend(title=SETTING, frameon=False, loc="outside lower center", ncols=2)
 figure.suptitle("The predicted speed-up needs a rate in a narrow band, and ends at a limit")
 figure.savefig("plot_two_point_quartic_limits.png", dpi=150)
 plt.show()

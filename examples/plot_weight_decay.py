@@ -6,7 +6,7 @@ Weight decay on the layers takes small singular values of their product to zero.
 so gradually, at greater depths by a jump at a threshold.
 
 .. image:: images/sphx_glr_plot_weight_decay_001.png
-   :alt: What is left of a singular value, by depth; thresholds; a flow that collapses
+   :alt: Weight decay takes a small singular value to zero, gently at depth 2, by a jump if deeper
    :class: figures-first
    :target: ../_images/sphx_glr_plot_weight_decay_001.png
 
@@ -20,15 +20,16 @@ Run it with ``python examples/plot_weight_decay.py``; it writes ``plot_weight_de
 # %%
 # Weight decay on the matrix
 # --------------------------
-# Decay of the rate :math:`\mu` on each of N balanced layers adds
-# :math:`\tfrac{\mu N}{2} \sum_i s_i^{2/N}` to the cost of their product, with the Riemannian
-# gradient :math:`\mu N W`. A loss :math:`|W - T|^2 / 2` with one of T's singular values,
-# :math:`\sigma`, then moves that of W by
+# Weight decay adds :math:`\tfrac{\mu}{2} \sum_j \|W_j\|^2` to the loss of a network. For :math:`N`
+# balanced layers that is :math:`\tfrac{\mu N}{2} \sum_i s_i^{2/N}` of their product :math:`W`, with
+# the Riemannian gradient :math:`\mu N W`. Let the loss be :math:`\|W - T\|^2 / 2`, with a target
+# :math:`T` of the same singular vectors. A singular value :math:`s` of :math:`W` then moves towards
+# the one :math:`\sigma` of :math:`T` by
 #
 # .. math:: \dot s = N s^{2 - 2/N} (\sigma - s) - \mu N s .
 #
 # It rests at zero, or where :math:`\sigma = s + \mu s^{2/N - 1}`. At infinite depth the metric is
-# the limit of :math:`N g^N`, and time is N times as long.
+# the limit of :math:`N g^N`, and time is :math:`N` times as long.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -53,12 +54,14 @@ def problem_at(depth, target, rate=RATE):
     return riemdln.layer_decay(loss, rate)
 
 
+# sphinx_gallery_thumbnail_path = "gallery/images/panel_plot_weight_decay_001_1.png"
+
 # %%
 # What is left
 # ------------
-# The threshold and the jump have closed forms, which flows meet.
-# Flows from a singular value of 3 go to `riemdln.decayed_singular_value`: one run of an ensemble
-# of 1 x 1 matrices for each depth, one for each target, those near the threshold left out.
+# The threshold and the jump have closed forms, and flows agree with them. Flows of 1 x 1 matrices
+# that start at 3 end at `riemdln.decayed_singular_value`. At each depth one run flows to ten
+# targets at once, none of them close to the threshold.
 
 targets = np.array([0.1, 0.2, 0.35, 0.55, 0.7, 0.85, 1.1, 1.3, 1.6, 1.9])
 ends = {}
@@ -82,8 +85,8 @@ for depth in DEPTHS:
 # %%
 # The threshold
 # -------------
-# Of an ensemble that starts large, the targets 1% below the threshold collapse, and those 1% above
-# do not: at five depths above 2 and two rates.
+# From a large start, a singular value with a target 1% below the threshold goes to zero, and one
+# with a target 1% above does not. This is checked at five depths above 2 and two rates.
 
 DEEP = [2.5, 3, 4, 8, np.inf]
 RATES = [0.05, 1.0]
@@ -107,10 +110,10 @@ for rate in RATES:
 # %%
 # A flow of a matrix
 # ------------------
-# The target is a 4 x 4 matrix with the singular values 4, 2, 0.7 and 0.3, and the start a random
-# one. At depth 3 the threshold is 0.62, and one singular value collapses, at depth 2 it is 0.25 and
-# none does, and at infinite depth, where it is 1, two do. Those that collapse go to zero as
-# exp(-mu N t) for ever, each with all its digits.
+# The target is a 4 x 4 matrix with the singular values 4, 2, 0.7 and 0.3. The threshold is 0.25 at
+# depth 2, so none of them collapses. It is 0.62 at depth 3, where one collapses, and 1 at infinite
+# depth, where two do. Those that collapse go to zero as :math:`e^{-\mu N t}`, and the flow keeps
+# their relative accuracy.
 
 rng = np.random.default_rng(1)
 U, V = (np.linalg.qr(rng.standard_normal((4, 4)))[0] for _ in range(2))
@@ -140,7 +143,7 @@ COLOURS = dict(zip(DEPTHS, ["#000000", "#009E73", "#0072B2", "#D55E00", "#CC79A7
 LABELS = {depth: rf"depth ${depth}$" for depth in DEPTHS} | {np.inf: r"depth $\infty$"}
 figure, panels = plt.subplot_mosaic(
     [["fate", "thresholds"], ["collapse", "collapse"]],
-    figsize=(9.2, 8),
+    figsize=(9, 9),
     height_ratios=[4, 3],
     layout="constrained",
 )
@@ -151,15 +154,19 @@ for depth, colour in COLOURS.items():
     jump = np.argmax(left > 0.02) if depth > 2 else 0
     for part in (slice(jump, None), slice(None, jump)):
         fate.plot(sigma[part], left[part], color=colour)
-    fate.plot(targets, ends[depth], "o", color=colour, markersize=4)
-    thresholds.plot([], [], "o-", color=colour, markersize=4, label=LABELS[depth])
-fate.axline((0, 0), slope=1, color="0.5", linewidth=0.8, linestyle=":")
+    fate.plot([], [], color=colour, label=LABELS[depth])
+    # Dots at zero lie within each other.
+    fate.plot(targets, ends[depth], "o", color=colour, markersize={2: 7, 3: 5}.get(depth, 3))
+fate.axline(
+    (0, 0), slope=1, color="0.5", linewidth=0.8, linestyle=":", label=r"no decay, $s = \sigma$"
+)
+fate.plot([], [], "o", color="0.5", markersize=4, label="end of a flow")
+fate.set_title("Small singular values go to zero", fontsize=11)
 fate.set(
-    title="What is left (dots: flows)",
-    xlabel=r"singular value $\sigma$ of the target",
-    ylabel="singular value $s$ of the matrix",
+    xlabel=r"singular value $\sigma$ of the target $T$",
+    ylabel="singular value $s$ of $W$ with decay",
     xlim=(0, 2),
-    ylim=(-0.04, 2),
+    ylim=(-0.06, 2),
 )
 rates = np.geomspace(0.01, 2, 100)
 for depth in (2, 3, np.inf):
@@ -167,19 +174,22 @@ for depth in (2, 3, np.inf):
     thresholds.loglog(rates, closed[:, 0], color=COLOURS[depth])
     if depth > 2:
         thresholds.loglog(rates, closed[:, 1], color=COLOURS[depth], linestyle="--")
+thresholds.plot([], [], color="0.5", linestyle="--", label=r"$s$ just above $\sigma_c$")
+thresholds.set_title(r"The threshold $\sigma_c$ grows with $\mu$", fontsize=11)
 thresholds.set(
-    title="Threshold, and what is left there (dashed)",
     xlabel=r"rate $\mu$ of the decay",
-    ylabel=r"target $\sigma_c$ and what is left of it, $s_c$",
+    ylabel=r"threshold $\sigma_c$, and $s$ just above it",
 )
-thresholds.legend(frameon=False, loc="lower right")
 for depth in RUNS:
     times, singular_values = flows[depth]
     collapse.semilogy(times, singular_values, color=COLOURS[depth])
+collapse.set_title(
+    r"$\sigma = 4$, 2, 0.7, 0.3: none goes to zero at depth 2, one at 3, two at $\infty$",
+    fontsize=11,
+)
 collapse.set(
-    title=r"Those of a 4 x 4 matrix: none collapses at depth 2, one at 3, two at $\infty$",
     xlabel=r"time in units of $1 / (\mu N)$, at infinite depth of $1 / \mu$",
-    ylabel="singular values $s_1, ..., s_4$",
+    ylabel="singular values of a 4 x 4 $W$",
     xlim=(0, 40),
     ylim=(1e-14, 10),
 )
@@ -188,6 +198,17 @@ for panel in (fate, thresholds, collapse):
 figure.suptitle(
     "Weight decay takes small singular values to zero: gently at depth 2, by a jump if deeper",
     fontsize=12,
+)
+figure.legend(
+    title=(
+        r"Gradient flow of $\|W - T\|^2 / 2 + (\mu / 2) \sum_{j=1}^N \|W_j\|^2$ "
+        r"for the balanced layers of $W = W_N \cdots W_1$."
+        "\n"
+        r"Upper left and below: $\mu = 1/4$. Singular values with $\sigma < \sigma_c$ go to zero."
+    ),
+    frameon=False,
+    loc="outside lower center",
+    ncols=4,
 )
 figure.savefig("plot_weight_decay.png", dpi=150)
 plt.show()
