@@ -126,8 +126,8 @@ def flow_and_network(regression, depth):
 # A fixed learning rate
 # ---------------------
 # Steepest descent with a constant step, on W under :math:`g^N` and on the layers of a real network.
-# A step of size :math:`h` moves the two apart by :math:`O(h^2)`. Each has its own learning rate, the
-# one at which the last third of the losses stays lowest.
+# A step of size :math:`h` moves the two apart by :math:`O(h^2)`. Each has its own learning rate,
+# the one at which the last third of the losses stays lowest.
 
 STEPS = 300
 
