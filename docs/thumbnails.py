@@ -32,11 +32,18 @@ def _save_panel(figure, panel, path):
         if other is not chosen:
             other.remove()
     chosen.set_subplotspec(figure.add_gridspec(1, 1)[0])
-    chosen.set_title(fill(chosen.get_title(), 36), fontsize=10)
-    chosen.set_xlabel(fill(chosen.get_xlabel(), 32))
-    chosen.set_ylabel(fill(chosen.get_ylabel(), 28))
+    chosen.set_title(_lines(chosen.get_title(), 36), fontsize=10)
+    chosen.set_xlabel(_lines(chosen.get_xlabel(), 32))
+    chosen.set_ylabel(_lines(chosen.get_ylabel(), 28))
     chosen.tick_params(labelleft=True, labelbottom=True)
     if legend := chosen.get_legend():
         chosen.legend(legend.legend_handles, [t.get_text() for t in legend.texts], fontsize=7)
     figure.set_size_inches(3.4, 2.38)
     figure.savefig(path, dpi=400 / 3.4)
+
+
+def _lines(text, width):
+    """Break a text, but not within its formulas."""
+    kept = re.sub(r"\$[^$]*\$", lambda formula: formula[0].replace(" ", "\0"), text)
+    lines = fill(kept, width, break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\0", " ")
