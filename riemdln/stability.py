@@ -26,7 +26,7 @@ from riemdln._arrays import (
 )
 from riemdln._eigenvalues import largest_eigenvalue
 from riemdln.flows._problem import require_problem
-from riemdln.manifolds._coordinates import coordinates_around
+from riemdln.manifolds._coordinates import entry_coordinates_around
 from riemdln.networks import end_to_end
 
 __all__ = ["Spectrum", "max_stable_step", "network_sharpness", "sharpness", "spectrum"]
@@ -352,7 +352,9 @@ def network_sharpness(problem: Problem, layers: Sequence[ArrayLike]) -> float:
     matrices: list[Array] = [
         to_numpy(W).astype(np.float64) for W in chained_layers("layers", layers)
     ]
-    coordinates_around(problem.manifold, end_to_end(matrices), "the end-to-end matrix of layers")
+    entry_coordinates_around(
+        problem.manifold, end_to_end(matrices), "the end-to-end matrix of layers"
+    )
     size = sum(layer.size for layer in matrices)
     return largest_eigenvalue(_hessian_of_layers(problem, matrices), size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,12 @@ from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import Flow
 from riemdln.flows._trajectory import Ends, Trajectory
-from riemdln.manifolds._coordinates import Coordinates, Place, coordinates_around
+from riemdln.manifolds._coordinates import (
+    Coordinates,
+    Place,
+    coordinates_around,
+    entry_coordinates_around,
+)
 
 __all__ = ["gradient_flow"]
 
@@ -159,11 +164,10 @@ def gradient_flow(
     -5.750736e-53
     """
     asked = Asked(problem, vectorized=vectorized)
-    around = partial(coordinates_around, problem.manifold)
-    if asked.is_riemannian:
-        # It has rounding errors of its largest entry, which small singular values do not stand.
-        around = getattr(problem.manifold, "entry_coordinates", around)
-    coordinates = around(initial_point)
+    # A Riemannian gradient has rounding errors of its largest entry, which small singular values do
+    # not stand.
+    around = entry_coordinates_around if asked.is_riemannian else coordinates_around
+    coordinates = around(problem.manifold, initial_point)
     asked.require_stack(coordinates.stack)
     trajectory = Trajectory(
         _Descent(asked, coordinates),

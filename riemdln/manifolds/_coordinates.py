@@ -28,6 +28,7 @@ __all__ = [
     "ProductCoordinates",
     "StackCoordinates",
     "coordinates_around",
+    "entry_coordinates_around",
     "require_frame",
 ]
 
@@ -140,6 +141,19 @@ def coordinates_around(manifold: Manifold, point: Any, name: str = "initial_poin
             f"{manifold.point_layout}"
         )
     return AmbientCoordinates(manifold, point, name)
+
+
+def entry_coordinates_around(
+    manifold: Manifold, point: Any, name: str = "initial_point"
+) -> Coordinates:
+    """Coordinates that are the entries of a matrix, where a manifold has them beside others.
+
+    They take any point, and suit what knows it by its entries alone. Elsewhere they are those of
+    `coordinates_around`, with the same arguments and errors.
+    """
+    if hasattr(manifold, "entry_coordinates"):
+        return manifold.entry_coordinates(point, name)
+    return coordinates_around(manifold, point, name)
 
 
 class CoordinatesBase:
