@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from riemdln._arrays import finite
+from riemdln._arrays import OutsideError, finite
 from riemdln._frame import Blocks, Frame
 from riemdln.manifolds._coordinates import CoordinatesBase
 from riemdln.metrics._spectral_at import FrameAt
@@ -185,7 +185,11 @@ class FactorPlace(FramedPlace):
 
 def _turned(Up: Array | None, s: Array, left: Array, U: Array) -> Array:
     """The velocity Up S^{-1} u^T U of an outer factor; a square one stays."""
-    return 0.0 * U if Up is None else quotient(Up, s[..., None, :]) @ left
+    if Up is None:
+        return 0.0 * U
+    if np.any((s[..., None, :] == 0) & (Up != 0)):
+        raise OutsideError("singular vectors turn infinitely fast at a singular value of zero")
+    return quotient(Up, s[..., None, :]) @ left
 
 
 def rows(*factors: Array) -> Array:

@@ -152,7 +152,7 @@ class FullRank(MetricManifold):
 
     def in_frame(self, point: Matrix) -> tuple[Any, Any, Any]:
         """A spectral metric on blocks at a point or a stack, and the maps of vectors to and fro."""
-        at = self._metric.in_frame(point)  # type: ignore[attr-defined]
+        at = self._metric.on_blocks(point)  # type: ignore[attr-defined]
         return (
             at,
             lambda name, Z: at.frame.split(self._matrix(name, Z)),

@@ -360,7 +360,7 @@ class DeepLinearMetric(SpectralMetric):
         X = finite_matrix("X", point_of_shape("X", X, W.shape))
         if depth == 1:
             return W + X
-        at = self.in_frame(W)
+        at = self.on_blocks(W)
         own = self._network.layer_singular_values(at.frame.s)
         layers, moves = layers_in_frame(at.frame, own), self._horizontal_lift(at, own, X)
         return end_to_end([layer + move for layer, move in zip(layers, moves, strict=True)])

@@ -177,8 +177,8 @@ class SpectralMetric(Metric):
         """
         return FrameAt(self._kernel, Frame(*frame))
 
-    def in_frame(self, W: Array) -> FrameAt:
-        """The metric at a point on blocks, which are those of matrices in the frame of the point.
+    def on_blocks(self, W: Array) -> FrameAt:
+        """The metric at a point, on the blocks of matrices in the frame of the point.
 
         Parameters
         ----------
