@@ -7,12 +7,15 @@ import pytest
 
 from riemdln import (
     DeepLinearMetric,
+    FlowError,
     FullRank,
+    SpectralMetric,
     balanced_layers,
     end_to_end,
     gradient_flow,
     network_flow,
 )
+from riemdln.kernels import ImbalancedKernel
 
 TIMES = [0.0, 0.3, 1.0, 4.0]
 
@@ -246,3 +249,14 @@ def test_wide_random_layers_move_by_the_metric_of_their_width():
     power = np.polyfit(np.log([1e2, 1e3, 1e4, 1e5]), np.log(distances), 1)[0]
     assert abs(power + 0.5) < 0.1
     assert distances[-1] < 1e-2
+
+
+def test_a_start_where_singular_vectors_turn_infinitely_fast_is_refused():
+    # With a constant beside it the cometric turns the direction of W = 0 at an infinite rate.
+    kernel = ImbalancedKernel([0.5])
+    target, start = np.array([[2.0], [0.3], [0.1]]), (np.eye(3, 1), np.zeros(1), np.eye(1))
+    problem = fit(FullRank(3, 1, SpectralMetric(kernel)), target)
+    assert gradient_flow(problem, start, [0.0, 1.0]).success
+    problem = fit(FullRank(3, 1, SpectralMetric(kernel + 0.1)), target)
+    with pytest.raises(FlowError, match="singular vectors turn infinitely fast"):
+        gradient_flow(problem, start, [0.0, 1.0])
