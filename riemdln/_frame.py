@@ -52,6 +52,10 @@ class Blocks:
         """The blocks of the tangent space that there are: M, then Up and Vp."""
         return [part for part in (self.M, self.Up, self.Vp) if part is not None]
 
+    def largest(self) -> Array:
+        """The size of the largest entry of the tangent blocks, or those of a stack, in NumPy."""
+        return np.max([np.abs(part).max(axis=(-2, -1)) for part in self.parts()], axis=0)
+
     def map(self, function: Callable[..., Array], *others: Blocks) -> Blocks:
         """A function of each of the tangent blocks, and of those of others."""
         Up, Vp = self.Up, self.Vp

@@ -60,7 +60,8 @@ class CriticalPoint:
     point: Vector = field(repr=False)
     cost: float
     kind: Kind
-    _network: _Network = field(repr=False)
+    # Set by `critical_points`, and asked when the rate is: it takes an eigenvalue problem.
+    _network: _Network = field(init=False, repr=False)
 
     @property
     def rank(self) -> int:
@@ -244,7 +245,10 @@ class _Network:
         elif self._depth == 2 or not strongest:
             kind = "strict saddle"
         W = self._U[:, chosen] @ self._rows[chosen]
-        return CriticalPoint(tuple(chosen), W, float(self._least + others @ others / 2), kind, self)
+        cost = float(self._least + others @ others / 2)
+        point = CriticalPoint(tuple(chosen), W, cost, kind)
+        object.__setattr__(point, "_network", self)
+        return point
 
     def escape_rate(self, point: CriticalPoint) -> float:
         """Minus the least eigenvalue of the Hessian of the balanced layers over a strict saddle."""

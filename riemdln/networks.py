@@ -21,6 +21,7 @@ from riemdln._arrays import (
     Rng,
     chained_layers,
     common_namespace,
+    finite,
     finite_array,
     finite_matrix,
     integer,
@@ -390,7 +391,8 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
     Raises
     ------
     TypeError, ValueError
-        If the layers are not finite real matrices of one library, or do not chain.
+        If the layers are not finite real matrices of one library, or do not chain, or squares of
+        their entries overflow.
 
     Examples
     --------
@@ -407,7 +409,8 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
     means = [none]
     for (below, above), D in zip(pairwise(layers), imbalances(layers), strict=True):
         mean = xp.linalg.trace(D)[None] / D.shape[0]
-        rounding = 4 * limits(mean).eps * (xp.sum(below * below) + xp.sum(above * above))
+        sizes = finite("the squares of layers", xp.sum(below * below) + xp.sum(above * above))
+        rounding = 4 * limits(mean).eps * sizes
         means.append(xp.where(xp.abs(mean) > rounding, mean, 0.0))
     return xp.concat(means)
 

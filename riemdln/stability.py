@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from riemdln._arrays import (
 )
 from riemdln._eigenvalues import largest_eigenvalue
 from riemdln.flows._problem import require_problem
-from riemdln.manifolds._coordinates import coordinates_around
+from riemdln.manifolds._coordinates import entry_coordinates_around
 from riemdln.networks import end_to_end
 
 __all__ = ["Spectrum", "max_stable_step", "network_sharpness", "sharpness", "spectrum"]
@@ -41,6 +42,9 @@ _KEPT = 60
 
 # A vector has no part of its own beside others if less than this share of it is left.
 _LOST = 1e-8
+
+# What is multiplied with this is far from where floating-point numbers underflow.
+_SCALE = 2.0**500
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +110,8 @@ def spectrum(
         If the eigenvalues are not found in `max_products` products, or the Hessian of the problem
         is wrong, so that it is not symmetric.
     TypeError, ValueError
-        If an argument is not as described, the problem has no Hessian, the Hessian is not finite,
-        or fewer directions than `count` have a length in the metric.
+        If an argument is not as described, the problem has no Hessian, the Hessian is not finite or
+        lost to underflow, or fewer directions than `count` have a length in the metric.
 
     Notes
     -----
@@ -352,7 +356,9 @@ def network_sharpness(problem: Problem, layers: Sequence[ArrayLike]) -> float:
     matrices: list[Array] = [
         to_numpy(W).astype(np.float64) for W in chained_layers("layers", layers)
     ]
-    coordinates_around(problem.manifold, end_to_end(matrices), "the end-to-end matrix of layers")
+    entry_coordinates_around(
+        problem.manifold, end_to_end(matrices), "the end-to-end matrix of layers"
+    )
     size = sum(layer.size for layer in matrices)
     return largest_eigenvalue(_hessian_of_layers(problem, matrices), size)
 
@@ -407,8 +413,12 @@ class _TangentSpace(NamedTuple):
         return float(self.manifold.inner_product(self.point, a, b))
 
     def norm(self, vector: Vector) -> float:
-        """The norm of a vector."""
-        return math.sqrt(max(self.inner(vector, vector), 0.0))
+        """The norm of a vector, also where its square is out of range."""
+        square, scale = self.inner(vector, vector), 1.0
+        if not sys.float_info.min < square < math.inf:
+            scale = _SCALE if square < 1 else 1 / _SCALE
+            square = self.inner(scale * vector, scale * vector)
+        return math.sqrt(max(square, 0.0)) / scale
 
     def beside(self, basis: list[Vector], vector: Vector) -> Vector | None:
         """The direction of a vector orthogonal to orthonormal ones, if it has one of its own."""
@@ -445,13 +455,25 @@ class _Subspace:
             direction = self._space.beside(self._vectors, vector)
             if direction is not None and len(self) < self._space.manifold.dim:
                 self._vectors.append(direction)
-                self._images.append(self._apply(direction))
+                self._images.append(self._image(direction))
                 self._matrix = np.pad(self._matrix, (0, 1))
                 products = [self._space.inner(self._images[-1], b) for b in self._vectors]
                 self._matrix[-1] = self._matrix[:, -1] = products
         if not np.isfinite(self._matrix).all():
             raise ValueError("the Hessian must be finite at point, but it has NaN or infinity")
         return len(self) - before
+
+    def _image(self, direction: Vector) -> Vector:
+        """What the map makes of a vector, if it is not lost to underflow."""
+        image, norm = self._apply(direction), self._space.norm
+        if norm(image) < 1e-200:
+            scaled = self._apply(_SCALE * direction)
+            if norm(_combination([1.0, -_SCALE], [scaled, image])) > _LOST * norm(scaled):
+                raise ValueError(
+                    "the Hessian at point must be in the range of floating-point numbers, but it "
+                    "is lost to underflow: scale the problem"
+                )
+        return image
 
     def eigenvalues(self, sign: float) -> tuple[Array, Array]:
         """Those of the matrix, from the largest or (sign -1) the smallest on, and eigenvectors."""

@@ -39,7 +39,8 @@ def velocity_error(layers: Sequence[Array], metric: Metric) -> float:
     Raises
     ------
     TypeError, ValueError
-        If the layers do not chain, or `metric` has no cometric at their end-to-end matrix.
+        If the layers do not chain, they are so small that squares of their products underflow, or
+        `metric` has no cometric at their end-to-end matrix.
 
     Notes
     -----
@@ -79,6 +80,13 @@ def velocity_error(layers: Sequence[Array], metric: Metric) -> float:
         return end_to_end_velocity(layers, P) - at.sharp(P)
 
     size = _operator_norm(lambda P: end_to_end_velocity(layers, P), W.shape, 0.0)
+    if size < (tiny := np.finfo(np.float64).tiny):
+        units = [layer / max(np.abs(layer).max(), tiny) for layer in layers]
+        if _operator_norm(lambda P: end_to_end_velocity(units, P), W.shape, 0.0) > 0:
+            raise ValueError(
+                "layers must move their product by what is in the range of floating-point "
+                f"numbers, got the operator norm {size:g}: scale the layers"
+            )
     error = _operator_norm(difference, W.shape, size)
     if error == 0:
         return 0.0

@@ -568,3 +568,17 @@ def test_layers_of_another_library_come_to_balance():
     layers = [array_api_strict.asarray([[1.0]]), array_api_strict.asarray([[4.0]])]
     flow = balancing_flow(layers, [0.0, 5.0])
     np.testing.assert_allclose([W.item() for W in flow.layers[-1]], 2.0, rtol=1e-7)
+
+
+def test_layers_whose_products_leave_the_range_are_refused():
+    layers = [np.diag([1.0, 2.0]), np.diag([3.0, 2.5]), np.diag([1.0, 1.5])]
+    metric = DeepLinearMetric(3)
+    small = [1e-60 * layer for layer in layers]  # the error does not depend on a common factor
+    assert velocity_error(small, metric) == pytest.approx(velocity_error(layers, metric), rel=1e-9)
+    with pytest.raises(ValueError, match="^layers must move their product by what is in the range"):
+        velocity_error([1e-100 * layer for layer in layers], metric)
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(ValueError, match="^the squares of layers must be finite"),
+    ):
+        nearest_imbalance([np.eye(2), 1e200 * np.eye(2)])

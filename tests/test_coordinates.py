@@ -23,14 +23,15 @@ from pymanopt.manifolds import (
 )
 
 from riemdln import DeepLinearMetric, FixedRank, FullRank
+from riemdln._frame import Blocks
 from riemdln.manifolds import FixedRankPoint
 from riemdln.manifolds._coordinates import (
     AmbientCoordinates,
-    FactorCoordinates,
     ProductCoordinates,
     StackCoordinates,
     coordinates_around,
 )
+from riemdln.manifolds._framed import FactorCoordinates
 from riemdln.manifolds._multiplicative import MultiplicativeCoordinates
 
 from .conftest import dense_cometric, sharp_by_powers
@@ -162,7 +163,7 @@ def test_factors_move_as_the_matrix_does(rng, m, n, k):
         U, B, V = (part.reshape(-1, k) for part in np.split(start, [m * k, m * k + k * k]))
         assert_near(u * s @ vt, U @ B @ V.T, atol=1e-14)
         out, across = Up - u @ (u.T @ Up), Vp - vt.T @ (vt @ Vp)
-        velocity = place.velocity((out, M, across))
+        velocity = place.velocity(Blocks(out, M, across))
         forth, back = (dense(coordinates.at(start + t * velocity).point) for t in (h, -h))
         expected = u @ M @ vt + out @ vt + u @ across.T
         assert_near((forth - back) / (2 * h), expected, atol=1e-7)
@@ -190,7 +191,7 @@ def test_factors_obey_the_equations_of_koch_and_lubich(rng, smallest):
         U.T @ Z @ V,
         (Z.T - V @ (V.T @ Z.T)) @ U @ inverse.T,
     ]
-    velocity = place.velocity((Up, M, Vp))
+    velocity = place.velocity(Blocks(Up, M, Vp))
     expected = np.concatenate([part.ravel() for part in expected])
     assert_near(velocity, expected, atol=1e-13)
 
@@ -338,6 +339,9 @@ def test_a_manifold_of_ones_own_brings_its_coordinates():
         (FullRank(2, 2, DeepLinearMetric(1)), matrix, AmbientCoordinates),
         (FullRank(2, 2, DeepLinearMetric(1)), matrix[None], StackCoordinates),
         (FullRank(2, 2, DeepLinearMetric(2)), matrix, MultiplicativeCoordinates),
+        (FullRank(2, 1, DeepLinearMetric(2, 1.0)), matrix[:, :1], FactorCoordinates),
+        (FullRank(1, 2, DeepLinearMetric(2, 1.0)), matrix[:1], AmbientCoordinates),
+        (FullRank(2, 2, DeepLinearMetric(2, 1.0)), matrix, AmbientCoordinates),
         (FixedRank(2, 2, 1, DeepLinearMetric(1)), triple, FactorCoordinates),
         (FixedRank(2, 2, 1, DeepLinearMetric(2)), triple, MultiplicativeCoordinates),
         (Product([Sphere(3)]), [np.eye(3)[0]], ProductCoordinates),

@@ -1,3 +1,5 @@
+import copy
+import inspect
 import itertools
 import math
 
@@ -11,6 +13,7 @@ import scipy.linalg
 from scipy.optimize import least_squares
 
 from riemdln import (
+    CriticalPoint,
     DeepLinearMetric,
     FixedRank,
     FullRank,
@@ -439,3 +442,10 @@ def test_times_out_of_range_are_refused(depth):
         escape_time(1e-3, 1e308, depth)
     with pytest.raises(ValueError, match="^start must have a shape that broadcasts"):
         escape_time([1e-3, 1e-2], [1.0, 2.0, 3.0], depth)
+
+
+def test_a_critical_point_shows_its_public_fields_alone():
+    assert [*inspect.signature(CriticalPoint).parameters] == ["modes", "point", "cost", "kind"]
+    point = next(critical_points(np.eye(2), depth=2))
+    assert repr(point) == "CriticalPoint(modes=(), cost=1.0, kind='strict saddle')"
+    assert copy.copy(point).escape_rate == pytest.approx(1.0, rel=1e-12)

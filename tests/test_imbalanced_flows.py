@@ -5,7 +5,17 @@ import numpy as np
 import pymanopt
 import pytest
 
-from riemdln import DeepLinearMetric, FullRank, gradient_flow, network_flow
+from riemdln import (
+    DeepLinearMetric,
+    FlowError,
+    FullRank,
+    SpectralMetric,
+    balanced_layers,
+    end_to_end,
+    gradient_flow,
+    network_flow,
+)
+from riemdln.kernels import ImbalancedKernel
 
 TIMES = [0.0, 0.3, 1.0, 4.0]
 
@@ -94,8 +104,8 @@ def test_two_layers_and_their_metric_learn_as_riccati_has_it(m, n, difference):
 
 @pytest.mark.parametrize("difference", [-0.7, -5.0])
 def test_flows_of_rows_past_zero_lose_digits_and_go_on(difference):
-    # The first layer keeps its length, and the last, a number, changes its sign. So W comes close
-    # to zero, where its direction is known to the error of W over its length.
+    # The first layer keeps its length, and the last, a number, changes its sign. So W passes
+    # through zero, where its entries lose its direction: the flow holds it beside them.
     rng = np.random.default_rng(31)
     X, Y = regression(1, 3, 6, rng)
     start = rng.standard_normal((1, 3))
@@ -103,7 +113,93 @@ def test_flows_of_rows_past_zero_lose_digits_and_go_on(difference):
     exact = solution(layers_over(start, difference, rng), Y @ X.T, TIMES)
     assert np.any(start @ X @ Y.T < 0)  # W turns round
     flow = gradient_flow(problem, start, TIMES, rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(flow.points, exact, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(flow.points, exact, rtol=0, atol=1e-9)
+
+
+# Layers whose product does not determine them at lower rank: the outer layer that turns with it is
+# not the one that goes to zero there.
+UNDETERMINED = [(4, 3, 3, 0.5), (2, 4, 2, -0.7), (3, 1, 2, 0.7), (3, 5, 3, (-1.0, 2.0))]
+
+
+def fit(manifold, target):
+    numpy = pymanopt.function.numpy(manifold)
+    return pymanopt.Problem(
+        manifold,
+        numpy(lambda W: np.sum((W - target) ** 2) / 2),
+        euclidean_gradient=numpy(lambda W: W - target),
+    )
+
+
+def triple(m, n, s, rng):
+    u, v = (np.linalg.qr(rng.standard_normal((size, len(s))))[0] for size in (m, n))
+    return u, np.array(s), v.T
+
+
+@pytest.mark.parametrize(("m", "n", "depth", "imbalance"), UNDETERMINED)
+def test_through_lower_rank_flows_are_as_true_as_the_layers(m, n, depth, imbalance):
+    rng, r = np.random.default_rng(m + 10 * n), min(m, n)
+    u, s, vt = triple(m, n, [1.5, 1.0, 0.3][-r:], rng)
+    target = u @ np.diag([*np.full(r - 1, 2.0), -2.0]) @ vt + 0.2 * rng.standard_normal((m, n))
+    problem = fit(FullRank(m, n, DeepLinearMetric(depth, imbalance)), target)
+    W, times, fine = u * s @ vt, np.linspace(0.0, 2.0, 6), {"rtol": 1e-11, "atol": 1e-12}
+    network = network_flow(problem, balanced_layers(W, depth, imbalance), times, **fine)
+    # A singular value passes through zero: the square part of the layers turns round.
+    squares = [end_to_end(layers[:-1] if m > n else layers[1:]) for layers in network.layers]
+    assert np.linalg.det(squares[0]) * np.linalg.det(squares[-1]) < 0
+    for tolerances, error in ((fine, 1e-9), ({}, 3e-7)):
+        flow = gradient_flow(problem, W, times, **tolerances)
+        np.testing.assert_allclose(flow.points, network.points, rtol=0, atol=error)
+        np.testing.assert_allclose(flow.gradient_norms, network.gradient_norms, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "depth", "imbalance", "rank"),
+    [*((*case, rank) for case in UNDETERMINED for rank in (0, 1)), (4, 3, 3, (0.0, 1.0), 1)],
+)
+def test_at_lower_rank_the_singular_vectors_say_what_the_layers_are(m, n, depth, imbalance, rank):
+    rng, r = np.random.default_rng(m + 10 * n), min(m, n)
+    u, s, vt = start = triple(m, n, np.eye(r)[:rank].sum(axis=0), rng)
+    problem = fit(FullRank(m, n, DeepLinearMetric(depth, imbalance)), rng.standard_normal((m, n)))
+    times, fine = [0.0, 0.5], {"rtol": 1e-11, "atol": 1e-12}
+    network = network_flow(problem, balanced_layers(start, depth, imbalance), times, **fine)
+    flow = gradient_flow(problem, start, times, **fine)
+    points = [u * s @ vt for u, s, vt in flow.points]
+    np.testing.assert_allclose(points, network.points, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(flow.gradient_norms, network.gradient_norms, rtol=0, atol=1e-9)
+    if rank < r:
+        with pytest.raises(ValueError, match=r"^initial_point must have full rank, or be a triple"):
+            gradient_flow(problem, u * s @ vt, times)
+
+
+@pytest.mark.parametrize(("m", "n", "difference"), [(2, 4, -0.7), (4, 2, 5.0), (3, 1, 0.7)])
+def test_two_layers_leave_zero_as_riccati_has_it(m, n, difference):
+    rng = np.random.default_rng(m + 10 * n)
+    u, s, vt = triple(m, n, np.zeros(min(m, n)), rng)
+    target, sizes = rng.standard_normal((m, n)), np.sqrt(np.maximum([-difference, difference], 0))
+    exact = solution([sizes[0] * vt, sizes[1] * u], target, TIMES)
+    flow = gradient_flow(
+        fit(FullRank(m, n, DeepLinearMetric(2, difference)), target),
+        (u, s, vt),
+        TIMES,
+        rtol=1e-11,
+        atol=1e-12,
+    )
+    points = [u * s @ vt for u, s, vt in flow.points]
+    np.testing.assert_allclose(points, exact, rtol=0, atol=1e-9)
+
+
+def test_copies_past_lower_rank_flow_each_for_itself():
+    rng = np.random.default_rng(4)
+    starts, target = rng.standard_normal((2, 3, 2)), rng.standard_normal((3, 2))
+    problem = fit(FullRank(3, 2, DeepLinearMetric(2, 0.7)), target)
+    times, fine = [0.0, 1.0], {"rtol": 1e-11, "atol": 1e-12}
+    flow = gradient_flow(problem, starts, times, **fine)
+    for k, start in enumerate(starts):
+        alone = gradient_flow(problem, start, times, **fine)
+        np.testing.assert_allclose(flow.points[:, k], alone.points, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            flow.singular_values[:, k], alone.singular_values, rtol=0, atol=1e-9
+        )
 
 
 def test_imbalance_leads_through_lower_rank_to_the_other_sign_of_a_determinant():
@@ -153,3 +249,14 @@ def test_wide_random_layers_move_by_the_metric_of_their_width():
     power = np.polyfit(np.log([1e2, 1e3, 1e4, 1e5]), np.log(distances), 1)[0]
     assert abs(power + 0.5) < 0.1
     assert distances[-1] < 1e-2
+
+
+def test_a_start_where_singular_vectors_turn_infinitely_fast_is_refused():
+    # With a constant beside it the cometric turns the direction of W = 0 at an infinite rate.
+    kernel = ImbalancedKernel([0.5])
+    target, start = np.array([[2.0], [0.3], [0.1]]), (np.eye(3, 1), np.zeros(1), np.eye(1))
+    problem = fit(FullRank(3, 1, SpectralMetric(kernel)), target)
+    assert gradient_flow(problem, start, [0.0, 1.0]).success
+    problem = fit(FullRank(3, 1, SpectralMetric(kernel + 0.1)), target)
+    with pytest.raises(FlowError, match="singular vectors turn infinitely fast"):
+        gradient_flow(problem, start, [0.0, 1.0])

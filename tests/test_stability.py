@@ -150,6 +150,17 @@ def test_the_sharpness_of_a_fit_in_closed_form(rng):
         assert max_stable_step(problem, target) == pytest.approx(2 / sharpness(problem, target))
 
 
+def test_eigenvalues_whose_squares_leave_the_range():
+    for size in (1e-100, 1e100):  # eigenvalues of 4e-200 and 4e200
+        target = np.diag([2.0, 1.0]) * size
+        problem = fit(FullRank(2, 2, DeepLinearMetric(math.inf), rng=0), target)
+        assert sharpness(problem, target) == pytest.approx((2 * size) ** 2, rel=1e-9)
+    target = np.full((1, 1), 5e-109)
+    problem = fit(FullRank(1, 1, DeepLinearMetric(math.inf), rng=0), target)
+    with pytest.raises(ValueError, match="^the Hessian at point must be in the range of floating"):
+        sharpness(problem, target)
+
+
 # Every manifold and metric, anywhere.
 
 

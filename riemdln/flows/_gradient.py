@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,12 @@ from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import Flow
 from riemdln.flows._trajectory import Ends, Trajectory
-from riemdln.manifolds._coordinates import Coordinates, Place, coordinates_around
+from riemdln.manifolds._coordinates import (
+    Coordinates,
+    Place,
+    coordinates_around,
+    entry_coordinates_around,
+)
 
 __all__ = ["gradient_flow"]
 
@@ -49,20 +54,23 @@ def gradient_flow(
     Where the metric keeps the rank, as `DeepLinearMetric` does at depths of 2 and more, every
     singular value has relative accuracy, 1e-30 beside 1 included: the flow never changes the
     rank of a matrix or the sign of its determinant, and leaves saddles when it should. Elsewhere
-    errors are those of the largest entry. On `FixedRank` at depth 1 singular vectors turn at a rate
-    of 1 / s_i, so a flow that goes to lower rank is stiff there, and stalls at singular values of
-    about 1e-10.
+    errors are those of the largest entry. Under a metric that depends on singular vectors which a
+    matrix of lower rank does not determine, as layers off balance may have it, the flow holds these
+    beside the matrix, and passes through lower rank as the layers do. On `FixedRank` at depth 1
+    singular vectors turn at a rate of 1 / s_i, so a flow that goes to lower rank is stiff there,
+    and stalls at singular values of about 1e-10.
 
     Parameters
     ----------
     problem : pymanopt.Problem
         The cost and the manifold, with any of pymanopt's autodiff backends. A Riemannian gradient
-        of one's own on `FullRank` gives up the accuracy of small singular values.
+        of one's own on `FullRank` gives up the accuracy of small singular values, and that of
+        singular vectors near lower rank.
     initial_point : array_like, or as the manifold has its points
         Where the flow starts. On `FullRank` it may also be a triple of arrays (u, s, vt) that
-        stands for u diag(s) vt, which holds singular values of any spread where the entries of one
-        matrix do not; or a stack of K matrices (K, m, n), or of such triples, which is an ensemble
-        of K independent flows.
+        stands for u diag(s) vt, which holds singular values of any spread, and singular vectors at
+        lower rank, where the entries of one matrix do not; or a stack of K matrices (K, m, n), or
+        of such triples, which is an ensemble of K independent flows.
     times : array_like (T,)
         Strictly increasing times; the flow starts at the first and is returned at all.
     method : str or class
@@ -131,6 +139,12 @@ def gradient_flow(
     where psi_ij = theta(s_i, s_j) / (s_i + s_j) and e_j = theta(0, s_j) / s_j. A new frame begins,
     with X = U, d = s and Y = V, where X or Y has stretched anything thirtyfold.
 
+    Where it holds singular vectors, W = U B V^T with orthonormal columns in U and V. Along the
+    tangent vector U M V^T + Up V^T + U Vp^T the integrator moves B by M, U by Up B^{-1} and V by
+    Vp B^{-T} (Koch and Lubich 2007). Of layers off balance Up and Vp fall as s^2 near lower rank,
+    so that these velocities are smooth there. The velocity of W as a function of W is not: its
+    Lipschitz constant grows as 1 / s, and errors of W by the same factor.
+
     A manifold of one's own may have a method ``coordinates(point, name)`` that says how its points
     are written as vectors for the integrator (see the source of
     ``riemdln.manifolds._coordinates``).
@@ -139,6 +153,7 @@ def gradient_flow(
     ----------
     - S. Arora, N. Cohen, E. Hazan. On the optimization of deep networks: implicit acceleration by
       overparameterization. ICML 2018.
+    - O. Koch, C. Lubich. Dynamical low-rank approximation. SIAM J. Matrix Anal. Appl. 29, 2007.
 
     Examples
     --------
@@ -159,11 +174,10 @@ def gradient_flow(
     -5.750736e-53
     """
     asked = Asked(problem, vectorized=vectorized)
-    around = partial(coordinates_around, problem.manifold)
-    if asked.is_riemannian:
-        # It has rounding errors of its largest entry, which small singular values do not stand.
-        around = getattr(problem.manifold, "entry_coordinates", around)
-    coordinates = around(initial_point)
+    # A Riemannian gradient has rounding errors of its largest entry, which small singular values do
+    # not stand.
+    around = entry_coordinates_around if asked.is_riemannian else coordinates_around
+    coordinates = around(problem.manifold, initial_point)
     asked.require_stack(coordinates.stack)
     trajectory = Trajectory(
         _Descent(asked, coordinates),

@@ -23,7 +23,7 @@ from riemdln.flows._recorder import record
 from riemdln.flows._results import LangevinFlow
 from riemdln.flows._schemes import SCHEMES, Equation, Metropolis
 from riemdln.flows._stepped import Stepped
-from riemdln.manifolds._coordinates import coordinates_around
+from riemdln.manifolds._coordinates import entry_coordinates_around
 
 __all__ = ["equation_of", "langevin_flow"]
 
@@ -183,7 +183,7 @@ def equation_of(
         raise refused
     if callable(initial_point):
         initial_point = initial_point(manifold)
-    coordinates, shape = coordinates_around(manifold, initial_point), np.shape(initial_point)
+    coordinates, shape = entry_coordinates_around(manifold, initial_point), np.shape(initial_point)
     if len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
         raise refused
     if true_or_false("entropy", entropy) and not hasattr(metric, "entropy"):

@@ -21,7 +21,7 @@ from riemdln.flows._problem import Asked
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import NetworkFlow
 from riemdln.flows._trajectory import Ends, Trajectory
-from riemdln.manifolds._coordinates import coordinates_around
+from riemdln.manifolds._coordinates import entry_coordinates_around
 from riemdln.manifolds._multiplicative import factored_frame
 from riemdln.networks import end_to_end, imbalance, imbalances, layer_gradients
 
@@ -123,7 +123,7 @@ def network_flow(
     asked = Asked(problem)
     start = [layer.astype(np.float64) for layer in chained_layers("layers", layers)]
     point_of = getattr(problem.manifold, "from_layers", end_to_end)
-    coordinates_around(problem.manifold, point_of(start), "the end-to-end matrix of layers")
+    entry_coordinates_around(problem.manifold, point_of(start), "the end-to-end matrix of layers")
     tolerance = _MARGIN * (positive_number("rtol", rtol) + positive_number("atol", atol))
     turned, bases = _in_bases_of_sizes(start)
     trajectory = Trajectory(

@@ -25,7 +25,7 @@ from riemdln.flows._problem import Asked, asked_of
 from riemdln.flows._recorder import Row, record
 from riemdln.flows._results import NetworkLangevinFlow
 from riemdln.flows._stepped import Stepped
-from riemdln.manifolds._coordinates import coordinates_around
+from riemdln.manifolds._coordinates import entry_coordinates_around
 from riemdln.networks import end_to_end
 
 __all__ = ["network_langevin_flow"]
@@ -161,7 +161,7 @@ def network_langevin_flow(
     start, is_stack = _start(layers)
     asked, manifold = asked_of(problem, vectorized=vectorized)
     points = start.end_to_end()
-    coordinates_around(manifold, points[0], "the end-to-end matrix of layers")
+    entry_coordinates_around(manifold, points[0], "the end-to-end matrix of layers")
     if asked is not None:
         asked.require_stack(points.shape[:1] if is_stack else (), "networks as layers")
     stepper = _Layers(asked, beta, start, rng)

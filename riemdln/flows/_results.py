@@ -37,8 +37,8 @@ class Flow:
     points : array (T, ...) or list
         The points in the form in which the initial one was given: one array where each of them is
         an array, and otherwise a list of T points: triples (u, s, vt) on `FixedRank` and, where the
-        metric keeps the rank, from a start that is a triple; lists on a product of manifolds. Of an
-        ensemble of triples each has stacks of u, s and vt.
+        flow holds more than entries, from a start that is a triple; lists on a product of
+        manifolds. Of an ensemble of triples each has stacks of u, s and vt.
     costs : array (T,)
         The costs.
     gradient_norms : array (T,)

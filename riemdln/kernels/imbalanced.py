@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -249,8 +251,10 @@ def _offsets(differences: np.ndarray) -> np.ndarray:
         before, after = steps[:least][::-1], steps[least:]
         return np.concatenate([np.cumsum(before)[::-1], [0.0], np.cumsum(after)])
 
+    # Rounded sums may tie where a small difference says which of them is less.
+    exact = [*accumulate(map(Fraction, differences.tolist()), initial=Fraction(0))]
+    least = exact.index(min(exact))
     with np.errstate(over="ignore", invalid="ignore"):
-        least = int(np.argmin(np.concatenate([[0.0], np.cumsum(differences)])))
         signs = np.where(np.arange(len(differences)) < least, -1.0, 1.0)
         offsets = finite("imbalance", outwards(signs * differences))
         sizes = outwards(np.abs(differences))

@@ -24,11 +24,11 @@ from riemdln._frame import Frame
 __all__ = [
     "AmbientCoordinates",
     "Coordinates",
-    "FactorCoordinates",
     "Place",
     "ProductCoordinates",
     "StackCoordinates",
     "coordinates_around",
+    "entry_coordinates_around",
     "require_frame",
 ]
 
@@ -143,6 +143,19 @@ def coordinates_around(manifold: Manifold, point: Any, name: str = "initial_poin
     return AmbientCoordinates(manifold, point, name)
 
 
+def entry_coordinates_around(
+    manifold: Manifold, point: Any, name: str = "initial_point"
+) -> Coordinates:
+    """Coordinates that are the entries of a matrix, where a manifold has them beside others.
+
+    They take any point, and suit what knows it by its entries alone. Elsewhere they are those of
+    `coordinates_around`, with the same arguments and errors.
+    """
+    if hasattr(manifold, "entry_coordinates"):
+        return manifold.entry_coordinates(point, name)
+    return coordinates_around(manifold, point, name)
+
+
 class CoordinatesBase:
     """What coordinates share: those that serve everywhere, of a single point, need no more."""
 
@@ -195,38 +208,11 @@ class AmbientCoordinates(CoordinatesBase):
         return AmbientPlace(self._manifold, state.reshape(self._shape))
 
 
-class ManifoldPlace:
-    """A point of a manifold, with tangent vectors as the manifold has them."""
-
-    def __init__(self, manifold: Manifold) -> None:
-        self._manifold = manifold
-
-    point: Any
-
-    @property
-    def record(self) -> Any:
-        return self.point
-
-    def gradient(self, covector: Any) -> Any:
-        return self._manifold.euclidean_to_riemannian_gradient(self.point, covector)
-
-    def tangent(self, tangent_vector: Any) -> Any:
-        return tangent_vector
-
-    def norm(self, vector: Any) -> Any:
-        return self._manifold.norm(self.point, vector)
-
-    def in_frame(self) -> tuple[Any, Callable[[Any], Any]]:
-        at, _, join = self._manifold.in_frame(self.point)
-        return at, join
-
-
-class AmbientPlace(ManifoldPlace):
-    """A point by its entries."""
+class AmbientPlace:
+    """A point by its entries, with tangent vectors as the manifold has them."""
 
     def __init__(self, manifold: Manifold, array: Vector) -> None:
-        super().__init__(manifold)
-        self._array = array
+        self._manifold, self._array = manifold, array
 
     @cached_property
     def point(self) -> Any:
@@ -237,9 +223,22 @@ class AmbientPlace(ManifoldPlace):
         return self._manifold.retraction(self._array, self._manifold.zero_vector(self._array))
 
     @property
+    def record(self) -> Any:
+        return self.point
+
+    @property
     def singular_values(self) -> Any:
         """Those of a matrix."""
         return _singular_values(self.point)
+
+    def gradient(self, covector: Any) -> Any:
+        return self._manifold.euclidean_to_riemannian_gradient(self.point, covector)
+
+    def tangent(self, tangent_vector: Any) -> Any:
+        return tangent_vector
+
+    def norm(self, vector: Any) -> Any:
+        return self._manifold.norm(self.point, vector)
 
     def velocity(self, vector: Any) -> Vector:
         """The entries of the tangent vector as a vector in space."""
@@ -251,6 +250,10 @@ class AmbientPlace(ManifoldPlace):
                 f"vectors of {self._manifold} have shape {velocity.shape} in space"
             )
         return velocity.ravel()
+
+    def in_frame(self) -> tuple[Any, Callable[[Any], Any]]:
+        at, _, join = self._manifold.in_frame(self.point)
+        return at, join
 
 
 class StackCoordinates(CoordinatesBase):
@@ -325,69 +328,6 @@ class StackPlace:
     def in_frame(self) -> tuple[Any, Callable[[Any], Any]]:
         at, _, join = self._framed(self.point)
         return at, join
-
-
-class FactorCoordinates(CoordinatesBase):
-    r"""Three factors of a matrix of rank k: W = U B V^T with any invertible B.
-
-    Singular vectors turn fast where singular values meet, these factors do not: along the tangent
-    vector u M vt + Up vt + u Vp^T they may move by
-
-    .. math:: \dot U = U_p B^{-1}, \qquad \dot B = M, \qquad \dot V = V_p B^{-T}
-
-    where U = u, B = diag(s) and V = vt^T (Koch and Lubich 2007, with B for their S).
-
-    Parameters
-    ----------
-    manifold : FixedRank
-        The manifold.
-    point : triple
-        u, s and vt, of the shapes of the manifold.
-    triple : callable
-        What makes a point of its factors u, s and vt.
-
-    References
-    ----------
-    - O. Koch, C. Lubich. Dynamical low-rank approximation. SIAM J. Matrix Anal. Appl. 29, 2007.
-    """
-
-    def __init__(self, manifold: Manifold, point: Any, triple: Callable[..., Any]) -> None:
-        u, s, vt = point
-        self._manifold, self._triple = manifold, triple
-        self._m, self._k = u.shape
-        self.state = np.concatenate([u.ravel(), np.diag(s).ravel(), vt.T.ravel()]).astype(
-            np.float64
-        )
-
-    def at(self, state: Vector) -> FactorPlace:
-        """The point U B V^T, of which U and V need not be quite orthonormal."""
-        m, k = self._m, self._k
-        U, B, V = (part.reshape(-1, k) for part in np.split(state, [m * k, m * k + k * k]))
-        return FactorPlace(self._manifold, U, B, V, self._triple)
-
-
-class FactorPlace(ManifoldPlace):
-    """A point U B V^T, and how the factors move."""
-
-    def __init__(
-        self, manifold: Manifold, U: Vector, B: Vector, V: Vector, triple: Callable[..., Any]
-    ) -> None:
-        super().__init__(manifold)
-        (Q_u, R_u), (Q_v, R_v) = np.linalg.qr(U), np.linalg.qr(V)
-        left, s, right = np.linalg.svd(R_u @ B @ R_v.T)
-        self.point = triple(Q_u @ left, s, right @ Q_v.T)
-        self.singular_values = s
-        self._left, self._right = left.T @ R_u, right @ R_v  # u^T U and v^T V
-
-    def velocity(self, vector: Any) -> Vector:
-        """The velocities of U, B and V."""
-        Up, M, Vp = vector
-        left, right = self._left, self._right
-        s = np.where(self.singular_values > 0, self.singular_values, 1.0)
-        # The formulas hold for u, diag(s) and vt^T. Here u = U C with C = left^{-1}, which does
-        # not move, and the same on the right.
-        B = np.linalg.solve(left, np.linalg.solve(right, M.T).T)
-        return np.concatenate([((Up / s) @ left).ravel(), B.ravel(), ((Vp / s) @ right).ravel()])
 
 
 class ProductCoordinates(CoordinatesBase):

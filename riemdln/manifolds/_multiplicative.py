@@ -9,9 +9,8 @@ values.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,9 @@ from scipy.linalg import lapack
 from riemdln._arrays import finite
 from riemdln._frame import Blocks, Frame
 from riemdln.manifolds._coordinates import CoordinatesBase
-from riemdln.metrics._spectral_at import FrameAt
+from riemdln.manifolds._framed import FramedPlace, MatrixGeometry, quotient, rows
 
-__all__ = ["MatrixGeometry", "MultiplicativeCoordinates", "factored_frame"]
+__all__ = ["MultiplicativeCoordinates", "factored_frame"]
 
 Array = NDArray[np.floating[Any]]
 
@@ -32,33 +31,6 @@ _WORN = 30.0
 # Above this ratio of the least to the largest entry of d the SVD of LAPACK has all the digits that
 # matter: its error is the machine epsilon over the ratio.
 _UNGRADED = 1e-3
-
-
-class MatrixGeometry(NamedTuple):
-    """What a manifold of matrices with a spectral metric says of a frame, or of a place with one.
-
-    Attributes
-    ----------
-    at_frame : callable
-        From a frame to the metric on blocks.
-    covector : callable
-        From a place and a Euclidean gradient there to its blocks.
-    tangent : callable
-        From a place and a tangent vector there to its blocks.
-    point : callable
-        From a place to the point as costs take it.
-    record : callable
-        From a place to the point in the form in which that of the start was given.
-    factors : callable
-        From X and Y to the factors that they stand for, where these are bound to each other.
-    """
-
-    at_frame: Callable[[Frame], FrameAt]
-    covector: Callable[[Any, Any], Blocks]
-    tangent: Callable[[Any, Any], Blocks]
-    point: Callable[[Any], Any]
-    record: Callable[[Any], Any]
-    factors: Callable[[Array, Array], tuple[Array, Array]] = lambda X, Y: (X, Y)
 
 
 class MultiplicativeCoordinates(CoordinatesBase):
@@ -96,9 +68,7 @@ class MultiplicativeCoordinates(CoordinatesBase):
         self._d = s
         self._shapes = U.shape[-2:], Vt.mT.shape[-2:]
         self.stack = s.shape[:-1]
-        # One row for each copy: X and then Y.
-        flat = (*self.stack, -1)
-        self.state = np.concatenate([U.reshape(flat), Vt.mT.reshape(flat)], axis=-1).ravel()
+        self.state = rows(U, Vt.mT)
 
     def at(self, state: Array) -> MultiplicativePlace:
         """The point of a state, and how it moves."""
@@ -120,14 +90,15 @@ class MultiplicativeCoordinates(CoordinatesBase):
         return self._geometry.factors(X.reshape(*self.stack, m, r), Y.reshape(*self.stack, n, r))
 
 
-class MultiplicativePlace:
+class MultiplicativePlace(FramedPlace):
     """A matrix X diag(d) Y^T, or a stack of them, and how its factors move."""
 
     # The covector that a gradient was asked for last, and its gradient.
     _last: tuple[Blocks, Blocks] | None = None
 
     def __init__(self, geometry: MatrixGeometry, X: Array, Y: Array, d: Array) -> None:
-        self._geometry, self._X, self._Y, self._d = geometry, X, Y, d
+        super().__init__(geometry)
+        self._X, self._Y, self._d = X, Y, d
 
     @cached_property
     def matrix(self) -> Array:
@@ -141,62 +112,33 @@ class MultiplicativePlace:
         W = None if is_thin else self.matrix  # which costs are asked of anyway
         return factored_frame(self._X, self._d, self._Y, W)
 
-    @cached_property
-    def point(self) -> Any:
-        """The point, as costs take it."""
-        return self._geometry.point(self)
-
-    @cached_property
-    def record(self) -> Any:
-        """The point in the form in which that of the start was given."""
-        return self._geometry.record(self)
-
-    @property
-    def singular_values(self) -> Array:
-        """Its singular values."""
-        return self.frame.s
-
     def gradient(self, covector: Any) -> Blocks:
         """The Riemannian gradient of a Euclidean one."""
         blocks = self._geometry.covector(self, covector)
         self._last = blocks, self._at.sharp(blocks)
         return self._last[1]
 
-    def tangent(self, tangent_vector: Any) -> Blocks:
-        """A tangent vector of the manifold."""
-        return self._geometry.tangent(self, tangent_vector)
-
     def norm(self, Z: Blocks) -> Array:
         """The norm of a tangent vector in the metric."""
         self._warn_of_underflow(Z)
-        # Not by flat, which takes small singular values for frozen: here they are none.
-        root = Z.map(lambda z, theta: _quotient(z, np.sqrt(theta)), self._at.theta)
-        largest = _largest(root)
-        scale = np.where(largest > 0, largest, 1.0)  # squares may leave the range
-        shares = [part / scale[..., None, None] for part in root.parts()]
-        return scale * np.sqrt(sum(np.sum(part * part, axis=(-2, -1)) for part in shares))
+        return super().norm(Z)
 
     def velocity(self, Z: Blocks) -> Array:
         """How the factors move when the matrix moves along a tangent vector."""
         U, s, Vt = self.frame
         total = s[..., :, None] + s[..., None, :]
-        within = _quotient(Z.M, total)
+        within = quotient(Z.M, total)
         X = _moved(U, within, Z.Up, s, self._X)
         Y = _moved(Vt.mT, within.mT, Z.Vp, s, self._Y)
-        flat = (*s.shape[:-1], -1)
-        return np.concatenate([X.reshape(flat), Y.reshape(flat)], axis=-1).ravel()
-
-    def in_frame(self) -> tuple[FrameAt, Callable[[Blocks], Blocks]]:
-        """The metric on blocks, which are what tangent vectors are here."""
-        return self._at, lambda blocks: blocks
+        return rows(X, Y)
 
     def _warn_of_underflow(self, Z: Blocks) -> None:
         if self._last is None:
             return
         (covector, gradient), s = self._last, self.singular_values[..., 0]
         # What is lost in full is lost in its part from the covector too: elsewhere parts cancel.
-        size = np.maximum(_largest(Z), _largest(gradient))
-        is_lost = (size < np.finfo(float).tiny) & (_largest(covector) > 0) & (s > 0)
+        size = np.maximum(Z.largest(), gradient.largest())
+        is_lost = (size < np.finfo(float).tiny) & (covector.largest() > 0) & (s > 0)
         if is_lost.any():
             warnings.warn(
                 f"W has no singular value above {s[is_lost].max():g}, where its gradient is below "
@@ -204,27 +146,13 @@ class MultiplicativePlace:
                 stacklevel=3,
             )
 
-    @cached_property
-    def _at(self) -> FrameAt:
-        return self._geometry.at_frame(self.frame)
-
-
-def _largest(Z: Blocks) -> Array:
-    """The size of the largest entry of a tangent vector, or those of a stack."""
-    return np.max([np.abs(part).max(axis=(-2, -1)) for part in Z.parts()], axis=0)
-
 
 def _moved(U: Array, within: Array, Up: Array | None, s: Array, X: Array) -> Array:
     """(U within + Up S^{-1}) U^T X: the velocity of one of the two factors."""
     motion = U @ within
     if Up is not None:
-        motion = motion + _quotient(Up, s[..., None, :])
+        motion = motion + quotient(Up, s[..., None, :])
     return motion @ (U.mT @ X)
-
-
-def _quotient(part: Array, size: Array) -> Array:
-    # What has no size moves nothing, whatever turns it.
-    return np.divide(part, size, out=np.zeros(part.shape), where=size > 0)
 
 
 def factored_frame(X: Array, d: Array, Y: Array, W: Array | None = None) -> Frame:

@@ -14,9 +14,10 @@ from riemdln._arrays import Rng, finite, finite_array, floating_array, integer, 
 from riemdln._frame import Blocks, Frame
 from riemdln.geodesics import GeodesicError, LowerRankError, exponential, geodesic_between
 from riemdln.manifolds._base import MetricManifold
-from riemdln.manifolds._coordinates import Coordinates, FactorCoordinates, require_frame
+from riemdln.manifolds._coordinates import Coordinates, require_frame
+from riemdln.manifolds._framed import FactorCoordinates, MatrixGeometry
 from riemdln.manifolds._logarithms import Connection
-from riemdln.manifolds._multiplicative import MatrixGeometry, MultiplicativeCoordinates
+from riemdln.manifolds._multiplicative import MultiplicativeCoordinates
 from riemdln.metrics import MetricAt, SpectralMetric
 from riemdln.metrics._spectral_at import FrameAt, SpectralAt
 from riemdln.networks import thin_end_to_end
@@ -440,8 +441,6 @@ class FixedRank(MetricManifold):
         frame = require_frame(name, point, *self._shape, self._k)
         if frame.s.ndim != 1:
             raise ValueError(f"{name} must be a single point, got a stack of {len(frame.s)}")
-        if not self._metric.keeps_rank:  # type: ignore[attr-defined]
-            return FactorCoordinates(self, frame, FixedRankPoint)
         geometry = MatrixGeometry(
             at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
             covector=lambda place, P: self._covector(place.frame, P),
@@ -449,7 +448,8 @@ class FixedRank(MetricManifold):
             point=lambda place: FixedRankPoint(*place.frame),
             record=lambda place: place.point,
         )
-        return MultiplicativeCoordinates(geometry, frame)
+        keeps_rank = self._metric.keeps_rank  # type: ignore[attr-defined]
+        return (MultiplicativeCoordinates if keeps_rank else FactorCoordinates)(geometry, frame)
 
     def from_layers(self, layers: Sequence[ArrayLike]) -> FixedRankPoint:
         """The end-to-end matrix of a deep linear network whose narrowest layer has width k."""

@@ -25,10 +25,12 @@ from riemdln.manifolds._coordinates import (
     StackCoordinates,
     require_frame,
 )
+from riemdln.manifolds._framed import FactorCoordinates, MatrixGeometry
 from riemdln.manifolds._logarithms import Connection
-from riemdln.manifolds._multiplicative import MatrixGeometry, MultiplicativeCoordinates
+from riemdln.manifolds._multiplicative import MultiplicativeCoordinates
 from riemdln.manifolds.fixed_rank import FixedRankPoint
 from riemdln.metrics import Metric, MetricAt
+from riemdln.metrics._spectral_at import needs_frame
 from riemdln.retractions import RETRACTIONS, Retraction
 from riemdln.transports import TRANSPORTS, Transport
 
@@ -150,7 +152,7 @@ class FullRank(MetricManifold):
 
     def in_frame(self, point: Matrix) -> tuple[Any, Any, Any]:
         """A spectral metric on blocks at a point or a stack, and the maps of vectors to and fro."""
-        at = self._metric._frame_at(point)  # type: ignore[attr-defined]
+        at = self._metric.on_blocks(point)  # type: ignore[attr-defined]
         return (
             at,
             lambda name, Z: at.frame.split(self._matrix(name, Z)),
@@ -216,7 +218,8 @@ class FullRank(MetricManifold):
         """Coordinates for differential equations around a point, or a stack of points.
 
         Under a metric whose flows keep the rank they are multiplicative ones, which give every
-        singular value to relative accuracy; under any other they are the entries.
+        singular value to relative accuracy. Under one that depends on singular vectors at lower
+        rank they are three factors, which hold these; under any other they are the entries.
 
         Parameters
         ----------
@@ -229,20 +232,25 @@ class FullRank(MetricManifold):
         Raises
         ------
         TypeError, ValueError
-            If it is no such point.
+            If it is no such point, or no triple though the metric needs one there.
         """
         frame, points = self._start(point, name)
-        if getattr(self._metric, "keeps_rank", False):
-            geometry = MatrixGeometry(
-                at_frame=self._metric.at_frame,  # type: ignore[attr-defined]
-                covector=lambda place, P: place.frame.split(self._gradient(P, place.matrix)),
-                tangent=lambda place, Z: place.frame.split(self._gradient(Z, place.matrix)),
-                point=lambda place: self.projection(place.matrix, place.matrix),
-                record=lambda place: FixedRankPoint(*place.frame) if frame else place.point,
-                factors=self._factors,
-            )
-            return MultiplicativeCoordinates(geometry, frame or self._frame_of(points))
-        return self._entries(points, name)
+        metric: Any = self._metric
+        if getattr(metric, "keeps_rank", False):
+            kind: Any = MultiplicativeCoordinates
+        elif hasattr(metric, "needs_frame") and metric.needs_frame(*self._shape):
+            kind = FactorCoordinates
+        else:
+            return self._entries(points, name)
+        geometry = MatrixGeometry(
+            at_frame=metric.at_frame,
+            covector=lambda place, P: place.frame.split(self._gradient(P, place.matrix)),
+            tangent=lambda place, Z: place.frame.split(self._gradient(Z, place.matrix)),
+            point=lambda place: self.projection(place.matrix, place.matrix),
+            record=lambda place: FixedRankPoint(*place.frame) if frame else place.point,
+            factors=self._factors,
+        )
+        return kind(geometry, frame or self._frame_of(name, points))
 
     def entry_coordinates(self, point: Any, name: str = "initial_point") -> Coordinates:
         """The entries of a point, or of a stack of points, as coordinates."""
@@ -303,9 +311,16 @@ class FullRank(MetricManifold):
         """A start u diag(s) vt, if it is one on this manifold."""
         return frame
 
-    def _frame_of(self, points: Matrix) -> Frame:
-        """The frame of a start."""
-        return whole_frame(points)
+    def _frame_of(self, name: str, points: Matrix) -> Frame:
+        """The frame of a start that is no triple."""
+        frame = whole_frame(points)
+        if needs_frame(self._metric.kernel, frame):  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{name} must have full rank, or be a triple (u, s, vt): at lower rank "
+                f"{self._metric!r} depends on singular vectors that a matrix does not determine, "
+                f"got singular values from {frame.s.min():g} to {frame.s.max():g}"
+            )
+        return frame
 
     def _factors(self, X: Matrix, Y: Matrix) -> tuple[Matrix, Matrix]:
         """The factors of a flow's matrix X diag(d) Y^T."""

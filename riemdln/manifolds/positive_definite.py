@@ -149,7 +149,7 @@ class PositiveDefinite(FullRank):
             raise ValueError(f"{name} must be a triple (u, s, u^T), so that it is symmetric")
         return Frame(u, s, u.mT)
 
-    def _frame_of(self, points: Matrix) -> Frame:
+    def _frame_of(self, name: str, points: Matrix) -> Frame:
         values, U = np.linalg.eigh(_symmetric(points))
         return Frame(U, np.maximum(values, 0.0), U.mT)
 
@@ -170,7 +170,7 @@ class PositiveDefinite(FullRank):
         if np.isfinite(W).all():
             # The singular values add up to the trace, less twice the negative eigenvalues. A run
             # may converge to the boundary, where the least eigenvalues are rounding errors.
-            s = self._metric._frame_at(W).frame.s  # type: ignore[attr-defined]
+            s = self._metric.on_blocks(W).frame.s  # type: ignore[attr-defined]
             if (s.sum() - np.trace(W)) / 2 > limits(W).eps ** 0.6 * s[0]:
                 least, largest = np.linalg.eigvalsh(W)[[0, -1]]
                 raise OutsideError(

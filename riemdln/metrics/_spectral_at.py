@@ -40,7 +40,7 @@ from riemdln.metrics._at import MetricAt
 from riemdln.metrics._second_variation import SecondVariation, SquareForm
 from riemdln.metrics._variation import Variation, left_variation
 
-__all__ = ["DenseAt", "FrameAt", "SpectralAt"]
+__all__ = ["DenseAt", "FrameAt", "SpectralAt", "needs_frame"]
 
 
 class FrameAt(MetricAt):
@@ -93,20 +93,12 @@ class FrameAt(MetricAt):
             of what is in it.
         """
         s, kernel = self.frame.s, self.kernel
-        xp = namespace(s)
-        if everywhere(least(s, -1) > self.frame.rounding, otherwise=True):
-            return self
-        for spans, inside, beyond in (
-            (self.frame.spans_columns, kernel(0.0 * s, s), kernel.transpose.edge(s)),
-            (self.frame.spans_rows, kernel(s, 0.0 * s), kernel.edge(s)),
-        ):
-            differ = xp.any(xp.abs(inside - beyond) > 1e-8 * inside)
-            if not spans and certain(differ, otherwise=False):
-                raise ValueError(
-                    f"W must have full rank under the kernel {kernel!r}: at lower rank the metric "
-                    f"depends on singular vectors that W does not determine, got singular values "
-                    f"from {float(xp.min(s)):g} to {float(xp.max(s)):g}"
-                )
+        if needs_frame(kernel, self.frame):
+            raise ValueError(
+                f"W must have full rank under the kernel {kernel!r}: at lower rank the metric "
+                f"depends on singular vectors that W does not determine, got singular values "
+                f"from {float(namespace(s).min(s)):g} to {float(namespace(s).max(s)):g}"
+            )
         return self
 
     def _singular_values(self) -> str:
@@ -459,6 +451,25 @@ class FrameAt(MetricAt):
             diagonal_matrix(d),
             None if self.frame.spans_rows else 0.0 * Vt.mT,
         )
+
+
+def needs_frame(kernel: Kernel, frame: Frame) -> bool:
+    """Whether the metric depends on singular vectors that the matrix does not determine.
+
+    It does at lower rank, if to the kernel what is beyond the rank is not the limit of what is in
+    it.
+    """
+    s, xp = frame.s, namespace(frame.s)
+    if everywhere(least(s, -1) > frame.rounding, otherwise=True):
+        return False
+    for spans, inside, beyond in (
+        (frame.spans_columns, kernel(0.0 * s, s), kernel.transpose.edge(s)),
+        (frame.spans_rows, kernel(s, 0.0 * s), kernel.edge(s)),
+    ):
+        differ = xp.any(xp.abs(inside - beyond) > 1e-8 * inside)
+        if not spans and certain(differ, otherwise=False):
+            return True
+    return False
 
 
 class SpectralAt(MetricAt):

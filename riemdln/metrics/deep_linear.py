@@ -79,10 +79,11 @@ class DeepLinearMetric(SpectralMetric):
     an adaptive step size and a term like momentum (Claim 2 of the 2018 paper).
 
     With an imbalance whose least c_j belongs to one layer only nothing freezes at W = 0, flows pass
-    through lower rank as the layers do, and small singular values have no relative accuracy. On
-    matrices that are not square the metric ends at lower rank: there the layers are not determined
-    by W, unless the outer one that turns with it, W_1 where m < n and W_N where m > n, has the
-    least c_j.
+    through lower rank as the layers do, and small singular values have no relative accuracy. At
+    lower rank a matrix that is not square does not determine its layers, unless the outer one that
+    turns with it, W_1 where m < n and W_N where m > n, has the least c_j. Elsewhere the metric ends
+    there, and near it is as ill-conditioned as the singular vectors are. `gradient_flow` holds
+    these beside W, and passes through. A triple (u, s, vt) as its start says what they are.
 
     References
     ----------
@@ -359,7 +360,7 @@ class DeepLinearMetric(SpectralMetric):
         X = finite_matrix("X", point_of_shape("X", X, W.shape))
         if depth == 1:
             return W + X
-        at = self._frame_at(W)
+        at = self.on_blocks(W)
         own = self._network.layer_singular_values(at.frame.s)
         layers, moves = layers_in_frame(at.frame, own), self._horizontal_lift(at, own, X)
         return end_to_end([layer + move for layer, move in zip(layers, moves, strict=True)])

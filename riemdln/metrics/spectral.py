@@ -15,7 +15,7 @@ from riemdln.kernels.kernel import filled
 from riemdln.metrics._at import MetricAt
 from riemdln.metrics._constant_at import MultipleAt, straight_line
 from riemdln.metrics._generic import VECTORS
-from riemdln.metrics._spectral_at import DenseAt, FrameAt
+from riemdln.metrics._spectral_at import DenseAt, FrameAt, needs_frame
 from riemdln.metrics.metric import Metric, require_no_derivatives
 
 __all__ = ["SpectralMetric"]
@@ -177,6 +177,41 @@ class SpectralMetric(Metric):
         """
         return FrameAt(self._kernel, Frame(*frame))
 
+    def on_blocks(self, W: Array) -> FrameAt:
+        """The metric at a point, on the blocks of matrices in the frame of the point.
+
+        Parameters
+        ----------
+        W : array (..., m, n)
+            The point, or a stack of points.
+
+        Returns
+        -------
+        MetricAt
+            As from `at_frame`, with the frame in its attribute ``frame``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `at`.
+        """
+        return self._remembered(floating_array("W", W)).on_blocks
+
+    def needs_frame(self, m: int, n: int) -> bool:
+        """Whether m x n matrices of lower rank do not determine the metric.
+
+        It depends on singular vectors there, which `at_frame` takes: under a kernel with edges of
+        its own, such as that of layers off balance.
+
+        Parameters
+        ----------
+        m, n : int
+            The numbers of rows and columns.
+        """
+        r = min(m, n)
+        with np.errstate(all="ignore"):
+            return needs_frame(self._kernel, Frame(np.zeros((m, r)), np.zeros(r), np.zeros((r, n))))
+
     def sharp(self, W: Array, P: Array) -> Array:
         """The cometric A_W: from a Euclidean gradient to the Riemannian gradient.
 
@@ -223,7 +258,3 @@ class SpectralMetric(Metric):
         W = floating_array("W", W)
         self.require_shape(*matrix_shape("W", W))
         return singular_frame(finite("W", W))
-
-    def _frame_at(self, W: Array) -> FrameAt:
-        at: Any = self._remembered(floating_array("W", W))
-        return at.on_blocks
