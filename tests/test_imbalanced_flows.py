@@ -103,7 +103,7 @@ def test_two_layers_and_their_metric_learn_as_riccati_has_it(m, n, difference):
 
 
 @pytest.mark.parametrize("difference", [-0.7, -5.0])
-def test_flows_of_rows_past_zero_lose_digits_and_go_on(difference):
+def test_flows_of_rows_past_zero_keep_their_digits(difference):
     # The first layer keeps its length, and the last, a number, changes its sign. So W passes
     # through zero, where its entries lose its direction: the flow holds it beside them.
     rng = np.random.default_rng(31)
