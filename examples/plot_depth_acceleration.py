@@ -38,7 +38,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import autograd.numpy as anp
 import matplotlib.pyplot as plt
 import numpy as np
 import pymanopt
@@ -67,14 +66,20 @@ class Regression(NamedTuple):
 
     def cost(self, W):
         """The mean over the samples of |W x - y|_p^p / p."""
-        return anp.sum((self.X @ W.T - self.Y) ** self.p) / (self.p * len(self.X))
+        return np.sum((self.X @ W.T - self.Y) ** self.p) / (self.p * len(self.X))
+
+    def gradient(self, W):
+        """The gradient of the cost."""
+        return (self.X.T @ ((self.X @ W.T - self.Y) ** (self.p - 1) / len(self.X))).T
 
     def problem(self, depth, retraction="linear"):
         """The problem under the metric of one depth: depth 1 is Euclidean."""
         metric = riemdln.DeepLinearMetric(depth)
         shape = self.Y.shape[1], self.X.shape[1]
         manifold = riemdln.FullRank(*shape, metric, retraction=retraction)
-        return pymanopt.Problem(manifold, pymanopt.function.autograd(manifold)(self.cost))
+        function = pymanopt.function.numpy(manifold)
+        gradient = function(self.gradient)
+        return pymanopt.Problem(manifold, function(self.cost), euclidean_gradient=gradient)
 
     def start(self):
         """A small random matrix, the same for all depths."""

@@ -351,7 +351,11 @@ def whitened_problem(target, depth):
     def cost(W):
         return anp.sum((W - target) ** 2, axis=(-2, -1)) / 2
 
-    return pymanopt.Problem(manifold, cost)
+    @pymanopt.function.numpy(manifold)
+    def gradient(W):
+        return W - target
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
 
 
 def orthonormal(rng, m, n):

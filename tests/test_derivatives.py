@@ -40,15 +40,20 @@ def arrays_of(kind, *arrays):
     return [module.numpy.asarray(a) for a in arrays] if kind == "jax" else list(arrays)
 
 
-def gradient(kind, function, *arrays):
-    """The gradients of a function in all of its arguments, as NumPy's arrays."""
+def gradient(kind, function, *arrays, compiled=False):
+    """The gradients of a function in all of its arguments, as NumPy's arrays.
+
+    Compiled as one, JAX is faster at a shape that no other test has: alone, it compiles hundreds
+    of operations.
+    """
     module, arrays = library(kind), arrays_of(kind, *arrays)
     places = tuple(range(len(arrays)))
     if kind == "torch":
         arrays = [a.requires_grad_() for a in arrays]
         gradients = module.autograd.grad(function(*arrays), arrays)
     elif kind == "jax":
-        gradients = module.grad(function, places)(*arrays)
+        gradients = module.grad(function, places)
+        gradients = (module.jit(gradients) if compiled else gradients)(*arrays)
     else:
         gradients = [autograd.grad(function, place)(*arrays) for place in places]
     return [np.asarray(g) for g in gradients]
@@ -165,7 +170,7 @@ def test_gradients_of_stacks(rng, points, vectors, kind):
     metric = DeepLinearMetric(3)
     W, P = rng.standard_normal((*points, 2, 3)), rng.standard_normal((*vectors, 2, 3))
     Q = rng.standard_normal((2, 3, 2, 3))
-    actual = gradient(kind, lambda W, P, Q: (Q * metric.sharp(W, P)).sum(), W, P, Q)
+    actual = gradient(kind, lambda W, P, Q: (Q * metric.sharp(W, P)).sum(), W, P, Q, compiled=True)
     expected = np.zeros_like(W + 0 * Q), np.zeros_like(P + 0 * Q)
     every = np.broadcast_to(W, Q.shape), np.broadcast_to(P, Q.shape)
     for i in np.ndindex(2, 3):
@@ -176,7 +181,9 @@ def test_gradients_of_stacks(rng, points, vectors, kind):
         repeated = other.reshape(-1, *other.shape[-2:])
         assert one.shape in (W.shape, P.shape)
         np.testing.assert_allclose(one.sum(axis=tuple(range(one.ndim - 2))), repeated.sum(axis=0))
-    volumes = gradient(kind, lambda W: (W[..., 0, 0] * metric.log_volume(W)).sum(), W)[0]
+    (volumes,) = gradient(
+        kind, lambda W: (W[..., 0, 0] * metric.log_volume(W)).sum(), W, compiled=True
+    )
     corner = np.zeros((2, 3))
     corner[0, 0] = 1.0
     expected = W[..., :1, :1] * metric.log_volume_gradient(W)
@@ -238,6 +245,12 @@ def test_jax_composes_its_transformations(rng):
     def forward_over_reverse(w, x):
         return jax.jvp(jax.grad(cost), (w,), (x,))[1]
 
+    def along_gradient(w):
+        return jax.numpy.sum(x * jax.grad(cost)(w))
+
+    def along_tangent(w):
+        return jax.jvp(cost, (w,), (x,))[1]
+
     step = 1e-3
     places = ((1, 2 / 3), (2, -1 / 12))
     expected = sum(
@@ -255,8 +268,8 @@ def test_jax_composes_its_transformations(rng):
     )
     for name, actual in {
         "forward over reverse": forward_over_reverse(w, x),
-        "reverse over reverse": jax.grad(lambda w: jax.numpy.sum(x * jax.grad(cost)(w)))(w),
-        "reverse over forward": jax.grad(lambda w: jax.jvp(cost, (w,), (x,))[1])(w),
+        "reverse over reverse": jax.jit(jax.grad(along_gradient))(w),
+        "reverse over forward": jax.jit(jax.grad(along_tangent))(w),
         "compiled": jax.jit(forward_over_reverse)(w, x),
         "mapped": jax.vmap(forward_over_reverse, (None, 0))(w, x[None])[0],
     }.items():
@@ -288,7 +301,8 @@ def test_third_derivatives(kind):
         def total(function):
             return lambda w: function(w).sum()
 
-        value = grad(total(grad(total(grad(metric.log_volume)))))(w)
+        value = grad(total(grad(total(grad(metric.log_volume)))))
+        value = (library(kind).jit(value) if kind == "jax" else value)(w)
     assert value[0, 0].item() == pytest.approx(-1 / 1.7**3, rel=1e-7)
 
 
@@ -346,7 +360,7 @@ def test_what_has_no_rule_says_so(rng, kind):
 def test_single_precision_is_kept(rng, kind):
     W = random_matrix(rng, 2, 3, [1.5, 0.5]).astype(np.float32)
     metric = DeepLinearMetric(3)
-    (actual,) = gradient(kind, metric.entropy, W)
+    (actual,) = gradient(kind, metric.entropy, W, compiled=True)
     assert actual.dtype == np.float32
     np.testing.assert_allclose(
         actual, metric.entropy_gradient(W.astype(float)), rtol=1e-5, atol=1e-6

@@ -23,7 +23,11 @@ def single(manifold, target=TARGET, exponent=2):
     def cost(W):
         return anp.sum((W - target) ** exponent) / exponent
 
-    return pymanopt.Problem(manifold, cost)
+    @pymanopt.function.numpy(manifold)
+    def gradient(W):
+        return (W - target) ** (exponent - 1)
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
 
 
 def stacked(manifold, target=TARGET, exponent=2):

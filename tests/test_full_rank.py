@@ -29,7 +29,11 @@ def l4_problem(manifold, target):
     def cost(W):
         return anp.sum((W - target) ** 4) / 4 + anp.sum((W - target) ** 2) / 2
 
-    return pymanopt.Problem(manifold, cost)
+    @pymanopt.function.numpy(manifold)
+    def gradient(W):
+        return (W - target) ** 3 + W - target
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
 
 
 @pytest.mark.parametrize(("m", "n"), SHAPES)

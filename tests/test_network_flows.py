@@ -30,7 +30,11 @@ def distance(target):
     def cost(W):
         return anp.sum((W - target) ** 2) / 2
 
-    return pymanopt.Problem(manifold, cost)
+    @pymanopt.function.numpy(manifold)
+    def gradient(W):
+        return W - target
+
+    return pymanopt.Problem(manifold, cost, euclidean_gradient=gradient)
 
 
 def product(layers, size):
