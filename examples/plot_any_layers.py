@@ -183,8 +183,8 @@ figure.legend(
     title=(
         "$W = W_2 W_1$ of 3 x 3 layers, trained on $\\|W - T\\|^2 / 2$, "
         "beside the flow of one matrix."
-        "\nImbalance $D = W_2^T W_2 - W_1 W_1^T$; $g^2$ is the metric for $D = 0$,\n"
-        "the nearest metric the one for $D = c I$, $c$ the mean eigenvalue of $D$."
+        "\n$g^2$: the metric that balanced layers (imbalance $D = W_2^T W_2 - W_1 W_1^T = 0$) "
+        "give $W$.\nThe nearest metric: that of $D = c I$, with the mean eigenvalue $c$ of $D$."
     ),
     frameon=False,
     loc="outside lower center",

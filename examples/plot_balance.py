@@ -255,7 +255,8 @@ for case in CASES:
     departure.loglog(imbalances, distances, **style)
     proportional = imbalances * distances[0] / imbalances[0]
     departure.loglog(imbalances, proportional, color=COLOURS[depth], linewidth=0.8)
-drift.plot([], [], color="0.5", linewidth=0.8, label="in proportion")
+for label in ("left: predicted, to first order in $h$", "right: proportional, through first point"):
+    drift.plot([], [], color="0.5", linewidth=0.8, label=label)
 drift.set_title("Finite steps disturb balance", fontsize=11)
 drift.set(xlabel="step size $h$ of gradient descent", ylabel="imbalance after $1 / h$ steps")
 drift.set_xscale("log", base=2)
@@ -271,7 +272,8 @@ figure.legend(
         r"$W = W_N \cdots W_1$."
         "\nLeft: gradient descent from balanced layers. "
         "Right: gradient flow from unbalanced ones.\n"
-        "The loss compares $W$ with a random target; distances are Frobenius norms."
+        "The loss compares $W$ with a random target; distances are Frobenius norms.\n"
+        "$g^N$: the metric that $N$ balanced layers give their product $W$."
     ),
     frameon=False,
     loc="outside lower center",

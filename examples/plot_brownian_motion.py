@@ -228,7 +228,8 @@ def draw(panel, values, edges, depth, **style):
 
 figure, law, dyson = two_panels(
     "Noise gives singular values one law at all finite depths N\n"
-    f"Marks: {COPIES:,} copies of one matrix after Brownian motion under $g^N$; grey: the exact law"
+    f"Marks: {COPIES:,} copies of one matrix after Brownian motion under $g^N$, the metric that\n"
+    "N balanced layers give their product; grey: the exact law"
 )
 edges = np.linspace(0, 5, 31)
 for i in (0, 1):

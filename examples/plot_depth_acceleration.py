@@ -321,8 +321,8 @@ figure.legend(
     title=(
         "Linear regression: ten digits from 64 pixels, "
         "or ethanol from 128 features of gas sensors.\n"
-        "$W$ flows or descends under the metric $g^N$ of depth $N$;"
-        " the network is $W = W_N \\cdots W_1$, balanced at the start."
+        "$W$ flows or descends under $g^N$, the metric that $N$ balanced layers give their product."
+        "\nThe network is $W = W_N \\cdots W_1$, balanced at the start."
     ),
     loc="outside lower center",
     ncols=6,

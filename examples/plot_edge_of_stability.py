@@ -195,7 +195,9 @@ def draw_distances(panel, p):
 def finished(figure, title, name):
     for panel in figure.axes:
         panel.grid(alpha=0.25)
-    source = r"Regression of two outputs on four inputs, loss $\ell_p$: mean $\|Wx - y\|_p^p / p$"
+    source = (
+        r"Regression of two outputs on four random inputs, loss $\ell_p$: mean $\|Wx - y\|_p^p / p$"
+    )
     figure.suptitle(f"{title}\n{source}", fontsize=12)
     figure.savefig(f"plot_edge_of_stability{name}.png", dpi=150)
 
@@ -245,6 +247,7 @@ for (p, depth), (chosen, values) in sharpnesses.items():
 sharp.axhline(1, color="0.5", linewidth=1)
 sharp.text(1.1, 1.003, "the edge: stable below", color="0.35")
 sharp.text(1.1, 0.982, "solid: loss $\\ell_2$\ndashed: loss $\\ell_4$")
+sharp.text(1.1, 1.03, "depth 1 diverges, as it has\nno other layers: not shown")
 sharp.set(
     title="They leave for layers that are less sharp",
     xlabel="step of gradient descent",
@@ -253,5 +256,10 @@ sharp.set(
 draw_distances(four, 4)
 four.set_title("There they come to rest (loss $\\ell_4$)")
 four.legend(frameon=False, loc="lower left")
-finished(figure, "5 % above the edge deeper networks come to rest at a flatter minimum", "_above")
+finished(
+    figure,
+    "5 % above the edge deeper networks come to rest at a flatter minimum\n"
+    "From balanced layers, with some noise, to flatter layers of the same minimum $W$",
+    "_above",
+)
 plt.show()

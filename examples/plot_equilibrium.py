@@ -212,7 +212,7 @@ def finished(figure, title, name):
     figure.savefig(f"plot_equilibrium_{name}.png", dpi=150)
 
 
-figure, (first, second) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+figure, (first, second) = plt.subplots(1, 2, figsize=(9, 4.9), layout="constrained")
 for i, panel, edges in ((0, first, np.linspace(-2, 1, 31)), (1, second, np.linspace(-6, 1, 36))):
     fine = np.linspace(edges[0], edges[-1], 301)
     for depth, flow in flows.items():
@@ -240,11 +240,20 @@ second.set(
     ylim=(0, None),
 )
 second.legend(frameon=False, loc="upper left")
+figure.legend(
+    handles=[],
+    title=(
+        r"Law: density $e^{-E + S} \sqrt{\det g^N}$ with the cost $E = \|W\|^2 / 2$. "
+        "S: log-volume of the balanced layers over $W$.\n"
+        "$g^N$: the metric that $N$ balanced layers give their product $W$ (depth $N$)."
+    ),
+    frameon=False,
+    loc="outside lower center",
+)
 finished(
     figure,
     "The deeper the network, the nearer to zero is the small singular value\n"
-    rf"{COPIES:,} draws of $2 \times 2$ matrices at equilibrium, cost $E = \|W\|^2 / 2$, "
-    r"entropy S: density $e^{-E + S} \sqrt{\det g^N}$",
+    rf"{COPIES:,} draws of $2 \times 2$ matrices by Langevin's equation with Metropolis steps",
     "law",
 )
 

@@ -309,7 +309,8 @@ def finished(figure, name):
 
 figure, gap, ratio = two_panels(
     "Motion up the entropy drives singular values apart\n"
-    r"Flow under $g^N$ of a $2 \times 2$ matrix W up $S(W)$, the log-volume of its balanced layers"
+    r"Flow of a $2 \times 2$ matrix W up $S(W)$, the log-volume of its balanced layers,"
+    "\nunder $g^N$, the metric that N balanced layers give their product W"
 )
 for depth, colour in COLOURS.items():
     flow = motions[depth]

@@ -234,16 +234,23 @@ for size, shade in SHADES.items():
     lines = values.plot(flow.times / np.log(1 / size), flow.singular_values[:, :3], color=shade)
     lines[0].set_label(name)
     rank_panel.plot(*ranks[size], color=shade)
-for sigma in MODES:
-    values.axvline(1 / (2 * sigma), color="0.5", linewidth=0.8, linestyle=":")
-for plateau in plateaus:
+for k, (sigma, side) in enumerate(zip(MODES, ("right", "left", "left"), strict=True), 1):
+    time, formula = 1 / (2 * sigma), rf" $1 / (2 \sigma_{k})$ "
+    values.axvline(time, color="0.5", linewidth=0.8, linestyle=":")
+    figure.text(time, 4.25, formula, ha=side, transform=values.transData)
+for plateau, name in zip(plateaus, ("1 mode", "2 modes", "3 modes"), strict=True):
     rank_panel.axhline(plateau, color="0.5", linewidth=0.8, linestyle=":")
+    rank_panel.annotate(
+        f"{name} of $T$", (0.6, plateau), (0, -4), textcoords="offset points", ha="right", va="top"
+    )
 values.plot([], [], color="0.5", linewidth=0.8, linestyle=":", label="predicted for small starts")
 values.set_title("Three singular values, one after the other", fontsize=11)
-values.set(xlabel=r"time / $\ln(1 / \varepsilon)$", ylabel="singular values of $W$")
+values.set(
+    xlabel=r"time / $\ln(1 / \varepsilon)$", ylabel="singular values of $W$", ylim=(-0.2, 4.6)
+)
 rank_panel.set_title("Completion: rank 1, then 2, then 3", fontsize=11)
 rank_panel.set(
-    xlabel=r"time / $\ln(1 / \varepsilon)$", ylabel="effective rank of $W$", ylim=(0.8, 4)
+    xlabel=r"time / $\ln(1 / \varepsilon)$", ylabel="effective rank of $W$", ylim=(0.75, 4)
 )
 for panel in (values, rank_panel):
     panel.grid(alpha=0.25)
@@ -251,8 +258,8 @@ figure.legend(
     title=(
         r"Gradient flow at depth 2 from singular values of about $\varepsilon$, to a target $T$."
         "\n"
-        r"Left: loss $\|W - T\|^2 / 2$, $T$ is 5 x 4 of rank 3. "
-        "Right: 80% of the entries\nof a 12 x 12 $T$ of rank 3. "
+        r"Left: loss $\|W - T\|^2 / 2$, $T$ is 5 x 4 with singular values $\sigma_k$: 4, 2.5, 1."
+        "\nRight: 80% of the entries of a 12 x 12 $T$ of rank 3. "
         r"Effective rank: exponential of the entropy of all $s_i / \sum_j s_j$."
     ),
     frameon=False,

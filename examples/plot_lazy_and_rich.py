@@ -176,8 +176,10 @@ SETTING = (
     "\n"
     r"Mode: a singular value $\sigma$ of the 4 x 4 target $T$ and its vectors $u$, $v$;"
     r" loss $\|W - T\|^2 / 2$."
+    "\n"
+    r"Metric: the one that layers with $W_2^T W_2 - W_1 W_1^T = \lambda I$ give their product $W$."
 )
-figure, (rich, lazy) = plt.subplots(1, 2, figsize=(9, 5.6), layout="constrained")
+figure, (rich, lazy) = plt.subplots(1, 2, figsize=(9, 5.8), layout="constrained")
 for panel, k, title in ((rich, 0, "Rich: one by one"), (lazy, -1, "Lazy: all at once")):
     times, of_flow, of_layers = curves[IMBALANCES[k]]
     for i, colour in enumerate(COLOURS):
@@ -193,13 +195,20 @@ for panel, k, title in ((rich, 0, "Rich: one by one"), (lazy, -1, "Lazy: all at 
     )
     panel.grid(alpha=0.25)
 rich.plot([], [], color="0.5", label="one matrix under the metric")
-rich.plot([], [], "o", color="0.5", markersize=4, label="layers, $h = 10^5$")
+rich.plot([], [], "o", color="0.5", markersize=4, label="layers, $h = 10^5$, one draw")
+lazy.text(
+    0.96,
+    0.06,
+    "dots begin a little off 0,\nas random layers do",
+    transform=lazy.transAxes,
+    ha="right",
+)
 handles, labels = rich.get_legend_handles_labels()
 figure.legend(handles, labels, title=SETTING, frameon=False, loc="outside lower center", ncols=3)
 figure.suptitle("Wide random layers learn modes one by one or all at once", fontsize=13)
 figure.savefig("plot_lazy_and_rich.png", dpi=150)
 
-figure, (late, wide) = plt.subplots(1, 2, figsize=(9, 6), layout="constrained")
+figure, (late, wide) = plt.subplots(1, 2, figsize=(9, 6.2), layout="constrained")
 for i, colour in enumerate(COLOURS):
     late.semilogx(
         IMBALANCES,

@@ -291,7 +291,8 @@ finish(
     figure,
     (along, chosen),
     "Among matrices that fit, depth chooses high volume and low entropy\n"
-    "Colours: the depth of the run. Three targets, 70 of 100 entries observed",
+    "Colours: the depth of the run. Three targets, 70 of 100 entries observed\n"
+    "$g^N$: the metric that N balanced layers give their product W",
     "plot_matrix_completion_volume.png",
 )
 plt.show()

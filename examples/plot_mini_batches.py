@@ -154,7 +154,7 @@ for depth, flow in flows.items():
 # :math:`1 / \beta = h \, \mathrm{Tr}(C) / (8 b)`, has the covariance :math:`I / \beta` at every
 # depth: where :math:`A_w` makes the noise stronger, it makes the drift back faster too.
 
-STEP, BATCH_AT_REST = 0.02, 16
+STEP, BATCH_AT_REST, RUNS_AT_REST = 0.02, 16, 1000
 beta = 8 * BATCH_AT_REST / (STEP * np.trace(C))
 across = np.eye(4) - np.outer(along, along)
 
@@ -187,10 +187,10 @@ def descend_layers(depth, runs, time, seed):
 NAMES = ["mini-batches on w", "mini-batches on the layers", "Langevin's equation"]
 measured = {}
 for depth in DEPTHS:
-    runs = descend(depth, minimizer, STEP, BATCH_AT_REST, 12.0, 1000, seed=2, every=25)
+    runs = descend(depth, minimizer, STEP, BATCH_AT_REST, 12.0, RUNS_AT_REST, seed=2, every=25)
     noisy = riemdln.langevin_flow(
         problem_at(depth),
-        np.tile(minimizer, (1000, 1, 1)),
+        np.tile(minimizer, (RUNS_AT_REST, 1, 1)),
         np.linspace(0, 12, 25),
         beta=beta,
         step_size=0.1,
@@ -199,7 +199,7 @@ for depth in DEPTHS:
         rng=3,
     )
     measured[NAMES[0], depth] = variances(runs[8:]) / unit
-    measured[NAMES[1], depth] = variances(descend_layers(depth, 1000, 12.0, seed=4)) / unit
+    measured[NAMES[1], depth] = variances(descend_layers(depth, RUNS_AT_REST, 12.0, seed=4)) / unit
     measured[NAMES[2], depth] = variances(noisy.points[8:]) * beta / [1, 3]
     expected = np.linalg.norm(minimizer) ** (2 - 2 / depth) * np.array([depth, 1])
     for name in NAMES:
@@ -241,22 +241,29 @@ fine = np.linspace(1, 3, 101)
 size = np.linalg.norm(minimizer) ** (2 - 2 / fine)
 # Side by side: at depth 1 all are equal, and Langevin's are so in both directions.
 for i, colour, name, shift in ((0, "#CC79A7", "along w", -0.03), (1, "#E69F00", "across w", 0.03)):
-    rest.plot(fine, size * (fine if i == 0 else 1), color=colour, label=f"{name}, predicted")
+    rest.plot(
+        fine,
+        size * (fine if i == 0 else 1),
+        color=colour,
+        label=f"{name}, predicted for mini-batches",
+    )
     for source, marker in zip(NAMES, "os^", strict=True):
         values = [measured[source, depth][i] for depth in DEPTHS]
         face = "white" if marker == "s" else colour
         places = np.add(DEPTHS, shift)
         rest.plot(places, values, marker, color=colour, markerfacecolor=face, markersize=6)
-for source, marker in zip(NAMES, "os^", strict=True):
+LABELS = [*NAMES[:2], f"{NAMES[2]}: noise and drift\nscale alike, so the spread stays"]
+for label, marker in zip(LABELS, "os^", strict=True):
     face = "white" if marker == "s" else "0.4"
-    rest.plot([], [], marker, color="0.4", markerfacecolor=face, markersize=6, label=source)
+    rest.plot([], [], marker, color="0.4", markerfacecolor=face, markersize=6, label=label)
 rest.set(
-    title="At rest: wider along w than across it",
+    title="At rest: wider along w than across it\n"
+    f"({RUNS_AT_REST:,} runs, step {STEP}, batch {BATCH_AT_REST})",
     xlabel="depth",
     ylabel="variance about the minimizer / at depth 1",
     xticks=DEPTHS,
     yticks=[0.5, 1, 1.5, 2, 2.5],
-    ylim=(0.4, 2.6),
+    ylim=(0.4, 2.7),
 )
 rest.legend(frameon=False, loc="upper left")
 finished(

@@ -285,6 +285,7 @@ BLUE, ORANGE, YELLOW = "#0072B2", "#D55E00", "#E69F00"
 w, some = np.linspace(0, 10, 200), np.linspace(0, 10, 11)
 computed = [riemdln.FullRank(1, 1, exact).dist([[0.0]], [[x]]) for x in some]
 assert np.allclose(computed, np.arcsinh(some), rtol=1e-8)
+power = np.ceil(np.log10(max(worst, np.abs(computed - np.arcsinh(some)).max())))
 far.plot(w, w, color="#000000")
 far.annotate("Euclidean distance $w$", (3.9, 3.5))
 far.plot(w, np.arcsinh(w), color=BLUE)
@@ -306,10 +307,11 @@ for radius in RADII[1::2]:
 curved.plot(*rays[:, -1, :, 0].T, "o", color=ORANGE, markersize=6)
 curved.plot(0, 0, "x", color="0.3", markersize=8)
 curved.annotate("0", (0, 0), (-14, -4), textcoords="offset points")
+computed_label = rf"computed from $A_W$, error $< 10^{{{power:.0f}}}$"
 for style, label in (
     ({"color": BLUE}, "geodesics, closed form"),
     ({"color": YELLOW}, "circles of radius 0.5, 1, 1.5, closed form"),
-    ({"color": ORANGE, "linestyle": "", "marker": "o", "markersize": 6}, "computed from $A_W$"),
+    ({"color": ORANGE, "linestyle": "", "marker": "o", "markersize": 6}, computed_label),
 ):
     curved.plot([], [], label=label, **style)
 curved.set(
@@ -324,8 +326,8 @@ figure.legend(frameon=False, ncols=3, loc="outside lower center")
 for panel in (far, curved):
     panel.grid(alpha=0.25)
 figure.suptitle(
-    "A metric that a user wrote: distances and geodesics come by themselves\n"
-    "$A_W(P) = (I + W W^T) P$, the map from a Euclidean gradient P to the gradient of the metric",
+    "riemdln makes distances and geodesics of a metric that a user wrote\n"
+    "User's code: $A_W(P) = (I + W W^T) P$ for Euclidean gradients P; the metric is $A_W^{-1}$",
     fontsize=12,
 )
 figure.savefig("plot_own_metric.png", dpi=150)

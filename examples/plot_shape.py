@@ -191,8 +191,9 @@ assert sorted(np.sign(np.round(list(pairs), 9))) == [-1, 0, 1]
 # Shortest paths
 # --------------
 # Between 3 x 3 matrices with Gaussian entries and determinants of the same sign, most straight
-# lines come near lower rank, or pass through it. On the geodesics of :math:`g^N` the smallest
-# singular value hardly falls below that of its smaller end, and at infinite depth not at all.
+# lines come near lower rank, or pass through it: there the determinant changes its sign. On the
+# geodesics of :math:`g^N` the smallest singular value hardly falls below that of its smaller end,
+# and at infinite depth not at all.
 
 RANDOM_PAIRS = 10
 moments = np.linspace(0, 1, 51)
@@ -218,6 +219,11 @@ for depth, dip in dips.items():
     )
     assert (np.sum(dip < 0.5) > RANDOM_PAIRS / 2) if depth == 1 else np.all(dip > 0.7)
 assert np.all(dips[np.inf] > 1 - 1e-9)
+lines = ends[:, :1] + np.linspace(0, 1, 1001)[:, None, None] * (ends[:, 1:] - ends[:, :1])
+determinants = np.linalg.det(lines)
+through = np.sum(np.any(determinants * determinants[:, :1] < 0, axis=1))
+print(f"{through} of the straight lines pass through lower rank")
+assert through == np.sum(dips[1] < 0.1) == 3
 
 # %%
 # Turns
@@ -407,7 +413,8 @@ rank.invert_xaxis()
 finished(
     figure,
     "The space of matrices is curved both ways, at every depth above 1\n"
-    "Sectional curvature of planes of two tangent vectors at a matrix, under $g^N$ of depth N",
+    "Sectional curvature of planes of two tangent vectors at a matrix, under $g^N$,\n"
+    "the metric that N balanced layers give their product $W$ (depth N)",
     "curvature",
 )
 
@@ -426,12 +433,17 @@ end.plot(END, 0, "x", color=COLOURS[2])
 end.annotate("lower rank", (END, 0), (8, -4), textcoords="offset points")
 way.legend(frameon=False, loc=(0.3, 0.02))
 way.set(
-    title="Between two matrices: depth 1 dives\ntoward lower rank, deeper do not",
+    title="Between two matrices: depth 1 passes\n$s_3 = 0$ twice, deeper keep away",
     xlabel="time along the geodesic",
     ylabel="smallest singular value $s_3$",
 )
 worst.annotate(r"depths 2, 3, $\infty$", (1, 1), (0, -16), textcoords="offset points")
-worst.annotate("depth 1", (2, dips[1][1]), (10, -4), textcoords="offset points")
+worst.annotate(
+    f"depth 1: {through} lines pass\nthrough lower rank ($s_3 = 0$)",
+    (through, dips[1][through - 1]),
+    (12, -14),
+    textcoords="offset points",
+)
 worst.set(
     title=f"The same for {RANDOM_PAIRS} such pairs",
     xlabel="number of the pair, the worst first",
@@ -441,17 +453,18 @@ turned.text(0.04, 0.06, r"lines: $\cos(\varphi / 2N)^N$", transform=turned.trans
 turned.set(
     title="From I to a rotation matrices shrink\nhalf-way, the deeper the less",
     xlabel=r"angle $\varphi / \pi$ of the rotation",
-    ylabel="both singular values half-way",
+    ylabel=r"both singular values half-way ($2 \times 2$)",
 )
 end.set(
     title="One geodesic that goes on: it ends at\ndepth 2, but not at infinite depth",
     xlabel="time along the geodesic",
-    ylabel="smallest singular value",
+    ylabel=r"smallest singular value ($3 \times 3$)",
 )
 finished(
     figure,
-    "Shortest paths under $g^N$ keep away from lower rank, straight lines do not\n"
-    "Above: pairs of Gaussian $3 \\times 3$ matrices with determinants of one sign",
+    "Shortest paths under $g^N$ keep away from lower rank; a geodesic that goes on can end there\n"
+    "Above: pairs of Gaussian $3 \\times 3$ matrices with determinants of one sign\n"
+    "$g^N$: the metric that N balanced layers give their product $W$ (depth N)",
     "geodesics",
 )
 

@@ -252,24 +252,29 @@ for depth in DEPTHS:
 COLOURS = dict(zip(DEPTHS, ["#000000", "#0072B2", "#D55E00"], strict=True))
 LABELS = {depth: f"depth {depth}" + (" (Euclidean)" if depth == 1 else "") for depth in DEPTHS}
 
-figure, (plane, turned) = plt.subplots(1, 2, figsize=(9, 4.7), layout="constrained")
+figure, (plane, turned) = plt.subplots(1, 2, figsize=(9, 5.6), layout="constrained")
+SHOWN = 4
 grid = np.stack(np.meshgrid(np.linspace(-0.5, 1.1, 121), np.linspace(-1.1, 0.5, 121)), axis=-1)
 heights = np.array([cost(W[None]) for W in grid.reshape(-1, 2)]).reshape(grid.shape[:2]) - least
 plane.contour(*np.moveaxis(grid, -1, 0), heights, np.geomspace(1e-3, 10, 13), colors="0.8")
 for depth, colour in COLOURS.items():
-    paths, *_ = first_order["SteepestDescent", depth]
-    plane.plot(*paths[4].T, ".-", color=colour, markersize=6, linewidth=1.2)
-    turned.semilogy(np.degrees(angles), conditions[depth], color=colour, label=LABELS[depth])
+    paths, gaps, _ = first_order["SteepestDescent", depth]
+    label = f"{LABELS[depth]}: {np.argmax(gaps[SHOWN] < 1e-8)} steps"
+    plane.plot(*paths[SHOWN].T, ".-", color=colour, markersize=6, linewidth=1.2, label=label)
+    turned.semilogy(np.degrees(angles), conditions[depth], color=colour)
+    k, offset = (20, (-6, 4)) if depth == 3 else (30, (0, -14))
+    place, style = (np.degrees(angles)[k], conditions[depth][k]), {"color": colour, "ha": "right"}
+    turned.annotate(f"depth {depth}", place, offset, textcoords="offset points", **style)
 plane.axline((0, 0), FLAT, color="0.5", linewidth=1, linestyle="--", zorder=0)
-plane.plot(0, 0, "+", color="#009E73", markersize=13, markeredgewidth=2)
+plane.plot(0, 0, "+", color="#CC79A7", markersize=13, markeredgewidth=2, zorder=5)
 plane.plot(*minimum_of(cost)[0], "*", color="#009E73", markersize=15)
 for text, place, offset in (
     ("minimum", minimum_of(cost)[0], (-62, -16)),
-    ("start", STARTS[4][0], (6, -14)),
+    ("start", STARTS[SHOWN][0], (6, -14)),
     ("flat direction", (-0.35, 0.35), (8, 4)),
 ):
     plane.annotate(text, place, offset, textcoords="offset points")
-pointer = {"arrowstyle": "-", "color": "#009E73"}
+pointer = {"arrowstyle": "-", "color": "#CC79A7"}
 plane.annotate("origin", (0, 0), (52, 16), textcoords="offset points", arrowprops=pointer)
 plane.set(
     title="Paths along the flat direction (grey: cost)",
@@ -287,7 +292,15 @@ turned.set(
 turned.set_yticks([5, 10, 20, 40, 60], ["5", "10", "20", "40", "60"])
 turned.minorticks_off()
 turned.grid(alpha=0.25)
-turned.legend(frameon=False)
+figure.legend(
+    title=(
+        "Depth N: descent under $g^N$, the metric that N balanced layers give their product $w$."
+        "\nLeft: steps of steepest descent until the cost is within $10^{-8}$ of its minimum."
+    ),
+    frameon=False,
+    loc="outside lower center",
+    ncols=3,
+)
 SOURCE = "Regression on two correlated inputs, mean of $r^4 / 4 + r^2 / 2$ over residuals r"
 figure.suptitle(
     f"Depth helps steepest descent if the minimum lies along a flat direction\n{SOURCE}",

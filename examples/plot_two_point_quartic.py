@@ -273,7 +273,8 @@ assert abs(layer_slope - 0.5) < 0.03
 # %%
 # The figures
 # -----------
-# Both give the rate :math:`\eta` of each method. Grey lines are the predicted speed-ups.
+# Both give the rate :math:`\eta` of each method. Grey lines are the predicted speed-ups. The dotted
+# one is the limit beyond which the second coordinate is unstable.
 
 BLACK, BLUE, SKY, GREEN = "#000000", "#0072B2", "#56B4E9", "#009E73"
 NEARNESS = r"nearness of the start to zero, $y_1 / \epsilon_1$"
@@ -289,26 +290,30 @@ figure, (loss, gain) = plt.subplots(1, 2, figsize=(9, 6.2), layout="constrained"
 
 one = 1, 6  # y_1 = 16 y_2, eps_1 = y_1 / 316
 start, target, length, inverse_ratio = starts[one], targets[one], y1[one], inverse[one]
-for points, colour, label in (
+for points, colour, marker, label in (
     (
         descent(2, start, target, inverse_ratio / (2 * length**3)),
         BLUE,
+        "o",
         r"depth 2, one matrix under $g^2$: $\eta = 1 / (2 \epsilon_1 y_1^2)$",
     ),
     (
         layer_descent(start, target, np.sqrt(inverse_ratio) / length**3),
         SKY,
+        "D",
         r"depth 2, its two layers: $\eta = (y_1 / \epsilon_1)^{1/2} / y_1^3$",
     ),
     (
         descent(2, start, target, always / length**3),
         GREEN,
+        "s",
         r"depth 2, safe from every start: $\eta = 5.2 / y_1^3$",
     ),
-    (descent(1, start, target, 2 / length**2), BLACK, r"depth 1: $\eta = 2 / y_1^2$"),
+    (descent(1, start, target, 2 / length**2), BLACK, "", r"depth 1: $\eta = 2 / y_1^2$"),
 ):
     losses = [np.sum((w - target) ** 4) / 4 for w in islice(points, 4000)]
-    loss.loglog(np.arange(1, 4001), losses, color=colour, label=label)
+    loss.loglog(np.arange(1, 4001), losses, color=colour)
+    loss.plot([], [], color=colour, marker=marker, markersize=5, label=label)
 loss.set_title(
     rf"Depth 2 is faster ($y_1 = {length:.0f} \, y_2$, $y_1 / \epsilon_1 = {inverse_ratio:.0f}$)",
     fontsize=11,
@@ -325,13 +330,28 @@ for predicted, gained, ratios, marker, colour in (
     gain.loglog(ratios[arrived], gained[arrived], marker, color=colour, markersize=5)
 gain.axhline(1, color=BLACK)
 gain.plot([], [], color="0.6", linewidth=1, label="predicted speed-ups")
-gain.set_title(rf"The nearer to zero, the faster ($y_1 = {Y1:.0f} \, y_2$)", fontsize=11)
-gain.set(xlabel=NEARNESS, ylabel=GAIN)
+gain.axvline(16 * Y1**2, color=BLUE, linestyle=":")
+for law, colour, place, side in (
+    (r"$y_1 / (4 \epsilon_1)$", BLUE, (150, 100), "right"),
+    (r"$(y_1 / \epsilon_1)^{1/2} / 2$", "#2C7FB8", (1e3, 9), "left"),
+    (f"constant, {always / 2:.1f}", GREEN, (1e3, 1.4), "left"),
+    (
+        "just before the limit (dotted) steps\nlead $w_2$ straight to its target,\n"
+        "beyond it $w_2$ is unstable",
+        BLUE,
+        (1.3e4, 1.1e4),
+        "right",
+    ),
+):
+    figure.text(*place, law, color=colour, ha=side, transform=gain.transData)
+gain.set_title(rf"Two speed-ups grow near zero ($y_1 = {Y1:.0f} \, y_2$)", fontsize=11)
+gain.set(xlabel=NEARNESS, ylabel=GAIN, ylim=(None, 1.5e5))
 for panel in (loss, gain):
     panel.grid(alpha=0.25)
 figure.legend(title=SETTING, frameon=False, loc="outside lower center", ncols=2)
 figure.suptitle(
-    "At the predicted rate depth two is faster, the more so the nearer to zero it starts"
+    "At the predicted rate depth two is faster, the more so the nearer to zero it starts\n"
+    "$g^2$: the metric that two balanced layers give their product"
 )
 figure.savefig("plot_two_point_quartic.png", dpi=150)
 
