@@ -725,7 +725,7 @@ def test_layers_of_a_width_that_the_manifold_has_not_are_refused():
 
     problem = pymanopt.Problem(manifold, cost)
     for width in (1, 3):
-        with pytest.raises(ValueError, match=r"^the end-to-end matrix .* \(4, 3\) and rank 2"):
+        with pytest.raises(ValueError, match=r"^the end-to-end matrix .* \(4, 3\) and 2 sing"):
             network_flow(problem, [np.ones((width, 3)), np.ones((4, width))], [0, 1])
 
 

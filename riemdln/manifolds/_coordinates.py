@@ -269,6 +269,8 @@ class StackCoordinates(CoordinatesBase):
         From what a cost gives as its Euclidean gradients to the covectors that the metric takes.
     in_frame : callable
         From a stack of matrices to the metric on blocks, and the maps of vectors there and back.
+    record : callable, optional
+        From a stack of matrices to the form in which the start was given.
     """
 
     def __init__(
@@ -277,15 +279,16 @@ class StackCoordinates(CoordinatesBase):
         points: Vector,
         covector: Callable[[Any, Vector], Any],
         in_frame: Callable[[Vector], Any],
+        record: Callable[[Vector], Any] = lambda points: points,
     ) -> None:
-        self._at, self._covector, self._in_frame = at, covector, in_frame
+        self._of_place = at, covector, in_frame, record
         self._shape = points.shape
         self.stack = points.shape[:-2]
         self.state = points.astype(np.float64).ravel()
 
     def at(self, state: Vector) -> StackPlace:
         """The stack of these entries."""
-        return StackPlace(self._at, state.reshape(self._shape), self._covector, self._in_frame)
+        return StackPlace(state.reshape(self._shape), *self._of_place)
 
 
 class StackPlace:
@@ -293,21 +296,22 @@ class StackPlace:
 
     def __init__(
         self,
-        at: Callable[[Vector], Any],
         points: Vector,
+        at: Callable[[Vector], Any],
         covector: Callable[[Any, Vector], Any],
         in_frame: Callable[[Vector], Any],
+        record: Callable[[Vector], Any],
     ) -> None:
         self._metric_at, self._covector, self._framed = at, covector, in_frame
-        self.point = points
+        self.point, self._recorded = points, record
 
     @cached_property
     def _at(self) -> Any:
         return self._metric_at(self.point)
 
-    @property
-    def record(self) -> Vector:
-        return self.point
+    @cached_property
+    def record(self) -> Any:
+        return self._recorded(self.point)
 
     @property
     def singular_values(self) -> Any:
@@ -415,7 +419,7 @@ def require_frame(name: str, point: Any, m: int, n: int, k: int) -> Frame:
     stack, shapes = u.shape[:-2], (u.shape, s.shape, vt.shape)
     if shapes != ((*stack, m, k), (*stack, k), (*stack, k, n)):
         raise ValueError(
-            f"{name} must have shape {(m, n)} and rank {k}, with u, s, vt of shapes "
+            f"{name} must have shape {(m, n)} and {k} singular values, with u, s, vt of shapes "
             f"{(m, k)}, {(k,)}, {(k, n)}, got shapes {shapes}"
         )
     if np.any(s < 0):

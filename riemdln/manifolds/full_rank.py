@@ -241,7 +241,7 @@ class FullRank(MetricManifold):
         elif hasattr(metric, "needs_frame") and metric.needs_frame(*self._shape):
             kind = FactorCoordinates
         else:
-            return self._entries(points, name)
+            return self._entries(points, name, is_triple=frame is not None)
         geometry = MatrixGeometry(
             at_frame=metric.at_frame,
             covector=lambda place, P: place.frame.split(self._gradient(P, place.matrix)),
@@ -256,10 +256,13 @@ class FullRank(MetricManifold):
         """The entries of a point, or of a stack of points, as coordinates."""
         return self._entries(self._start(point, name)[1], name)
 
-    def _entries(self, points: Matrix, name: str) -> Coordinates:
+    def _entries(self, points: Matrix, name: str, is_triple: bool = False) -> Coordinates:
+        of_stack = self._at_stack, points, self._gradient, self.in_frame
+        if is_triple:
+            return StackCoordinates(*of_stack, record=lambda W: FixedRankPoint(*whole_frame(W)))
         if points.ndim == 2:
             return AmbientCoordinates(self, points, name)
-        return StackCoordinates(self._at_stack, points, self._gradient, self.in_frame)
+        return StackCoordinates(*of_stack)
 
     def _start(self, point: Any, name: str) -> tuple[Frame | None, Matrix]:
         """The start of a flow: its frame if it is given by one, and its matrices."""
