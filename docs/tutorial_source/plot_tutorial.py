@@ -311,9 +311,9 @@ for depth in (1, 2, 3):
 # The four answers
 # ----------------
 # - **Does it converge?** Yes. On its way from a small start it waits at saddles.
-# - **How fast?** After the escape times, as :math:`e^{-\lambda t}`, with the smallest eigenvalue of
-#   the Riemannian Hessian.
-# - **To which minimizer?** With depth, balance and a small start to one of low rank. Weight decay
+# - **How fast?** After the escape times, as :math:`e^{-\lambda t}`, where :math:`\lambda` is the
+#   smallest eigenvalue of the Riemannian Hessian.
+# - **To which minimizer?** With depth, balance and a small start, to one of low rank. Weight decay
 #   moves it.
 # - **What do noise and finite steps change?** Steps below :math:`2 / \lambda_{\max}` settle. Noise
 #   comes to an equilibrium, with an entropy.
@@ -329,4 +329,4 @@ for depth in (1, 2, 3):
 # - Finite steps and noise: :doc:`/guide/steps`, :doc:`/guide/noise`, with
 #   :doc:`/gallery/plot_edge_of_stability` and :doc:`/gallery/plot_free_energy`.
 # - Every equation with its tests: :doc:`/mathematics`. Every function: :doc:`/api`.
-# - With a loss of yours in PyTorch or JAX: :doc:`/guide/your_own_loss`.
+# - A loss of your own, in PyTorch or JAX: :doc:`/guide/your_own_loss`.
