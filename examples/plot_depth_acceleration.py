@@ -264,7 +264,7 @@ for name in PROBLEMS:
     print(f"{line}{max(distance[name, depth] for depth in DEPTHS):.0e}")
 assert max(distance.values()) < 1e-6
 assert accelerated == {("gas sensors, l_4", depth, k) for depth in DEPTHS[1:] for k in (0, 1)}
-print("Depth lowers the l_4 loss by more than a tenth, and neither l_2 loss.")
+print("Depth lowers the l_4 loss by more than a tenth, and no l_2 loss by as much.")
 
 # %%
 # The figure

@@ -104,7 +104,7 @@ def critical_points(
 
     The cost is ``E(W) = |W X - Y|^2 / 2``, of the inputs X and the target Y, or ``|W - Y|^2 / 2``
     without inputs. Each set of modes is a critical point, and the full set is the least-squares
-    solution.
+    solution, the minimum unless `width` is less than its rank.
 
     Parameters
     ----------

@@ -149,10 +149,12 @@ def network_flow(
     lost = (flow.singular_values <= errors) & (errors > 0)
     if lost.any():
         since = flow.times[lost.any(axis=1)][0]
+        is_square = start[0].shape[1] == start[-1].shape[0]
         flow = replace(
             flow,
             message=f"{flow.message}; from time {since:g} on singular values below "
-            f"{errors[lost].max():.1e} are noise, and so is the sign of a determinant",
+            f"{errors[lost].max():.1e} are noise"
+            + (", and so is the sign of a determinant" if is_square else ""),
         )
     return flow
 
