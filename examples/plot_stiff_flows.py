@@ -126,6 +126,7 @@ taken.set(
     xlabel="time that the flow has reached",
     ylabel="gradients computed until then",
     xlim=(1e-2, LAST),
+    ylim=(5, 6e4),
 )
 losses.set_title("Both follow the same flow", fontsize=11)
 losses.set(
