@@ -40,8 +40,8 @@ eigenvalues of a symmetric Gaussian matrix: this is the motion of Dyson (1962). 
 from both laws and compares. It shows how singular values repel each other, what depth makes of
 that, and which matrices come to lower rank.
 
-The guide has a section on :doc:`Brownian motion </guide/noise>`, and the theory on :ref:`the law of
-its singular values <radial>`. The function is `riemdln.langevin_flow`.
+The guide has a section on :ref:`Brownian motion <brownian-guide>`, and the theory on :ref:`the law
+of its singular values <radial>`. The function is `riemdln.langevin_flow`.
 
 Run it with ``python examples/plot_brownian_motion.py``; it writes ``plot_brownian_motion_law.png``,
 ``plot_brownian_motion_repulsion.png`` and ``plot_brownian_motion_rank.png``.
