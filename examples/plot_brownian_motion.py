@@ -240,7 +240,7 @@ law.set(
     xlabel=r"$\rho_i = N^{1/2} s_i^{1/N}$ of $2 \times 4$ matrices",
     ylabel="density",
     xlim=(0, 5),
-    ylim=(-0.02, 1.1),
+    ylim=(-0.02, 1.4),
 )
 law.text(0.45, 0.6, r"$\rho_2$")
 law.text(3.4, 0.52, r"$\rho_1$")
