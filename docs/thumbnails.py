@@ -37,7 +37,9 @@ def _save_panel(figure, panel, path):
     chosen.set_ylabel(_lines(chosen.get_ylabel(), 28))
     chosen.tick_params(labelleft=True, labelbottom=True)
     if legend := chosen.get_legend():
-        chosen.legend(legend.legend_handles, [t.get_text() for t in legend.texts], fontsize=7)
+        names = [text.get_text() for text in legend.texts]
+        narrow = {"fontsize": 7, "labelspacing": 0.2, "borderpad": 0.2, "handlelength": 1.2}
+        chosen.legend(legend.legend_handles, names, **narrow)
     figure.set_size_inches(3.4, 2.38)
     figure.savefig(path, dpi=400 / 3.4)
 

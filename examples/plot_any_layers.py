@@ -3,8 +3,8 @@ Layers that are not balanced: how far from a metric, and how to balance them
 ============================================================================
 
 The flow of unbalanced layers strays from the flow of a metric in proportion to how far their
-imbalance is from a multiple of the identity. Small random layers are as unbalanced, beside their
-size, as large ones: they follow the path of :math:`g^N`, at another pace.
+imbalance is from a multiple of the identity. Small random layers are as unbalanced for their size
+as large ones, and yet they follow the path of :math:`g^N`, at another pace.
 
 .. image:: images/sphx_glr_plot_any_layers_001.png
    :alt: The flow of two layers nears that of a metric as imbalance or the scale of layers falls
@@ -21,7 +21,7 @@ Gradient flow conserves :math:`D = W_2^T W_2 - W_1 W_1^T`. If :math:`D = c I` th
 nearest :math:`c` is the mean eigenvalue of :math:`D`. This example measures how far the flows come
 apart, at depth two, and shows the flow that brings layers to balance and leaves :math:`W` as it is.
 
-The guide has a section on :doc:`layers that are not balanced </guide/networks>`, and the theory
+The guide has a section on :ref:`layers that are not balanced <any-layers-guide>`, and the theory
 :ref:`a bound and the equations <any-layers>`. The functions are :func:`~riemdln.velocity_error`,
 :func:`~riemdln.nearest_imbalance` and :func:`~riemdln.balancing_flow`.
 

@@ -40,8 +40,8 @@ eigenvalues of a symmetric Gaussian matrix: this is the motion of Dyson (1962). 
 from both laws and compares. It shows how singular values repel each other, what depth makes of
 that, and which matrices come to lower rank.
 
-The guide has a section on :doc:`Brownian motion </guide/noise>`, and the theory on :ref:`the law of
-its singular values <radial>`. The function is `riemdln.langevin_flow`.
+The guide has a section on :ref:`Brownian motion <brownian-guide>`, and the theory on :ref:`the law
+of its singular values <radial>`. The function is `riemdln.langevin_flow`.
 
 Run it with ``python examples/plot_brownian_motion.py``; it writes ``plot_brownian_motion_law.png``,
 ``plot_brownian_motion_repulsion.png`` and ``plot_brownian_motion_rank.png``.
@@ -241,7 +241,7 @@ law.set(
     xlabel=r"$\rho_i = N^{1/2} s_i^{1/N}$ of $2 \times 4$ matrices",
     ylabel="density",
     xlim=(0, 5),
-    ylim=(-0.02, 1.1),
+    ylim=(-0.02, 1.4),
 )
 law.text(0.45, 0.6, r"$\rho_2$")
 law.text(3.4, 0.52, r"$\rho_1$")

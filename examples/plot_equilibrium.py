@@ -28,17 +28,17 @@ alone. With :math:`r = \min(m, n)`, for a cost that does so too, their density i
 .. math:: e^{-\beta E} \prod_{i<j} \bigl|(s_i^2 - s_j^2)
           (s_i^{2/N} - s_j^{2/N})\bigr|^{1/2} \prod_i s_i^{(|m - n| + 1) / N - 1}.
 
-This example takes :math:`E = |W|^2 / 2` and compares draws at four depths with this law. It also
-checks the virial identity, the mean of :math:`|W|^2`. A factor c of W multiplies the volume
+This example takes :math:`E = \|W\|^2 / 2` and compares draws at four depths with this law. It also
+checks the virial identity, the mean of :math:`\|W\|^2`. A factor c of W multiplies the volume
 :math:`\sqrt{\det g} \, dW` by :math:`c^{mn/N}`, and :math:`e^S` by
 :math:`c^{(1 - 1/N) r (r - 1) / 2}`. It follows that
 
-.. math:: \beta \langle |W|^2 \rangle = \frac{mn}{N}
+.. math:: \beta \langle \|W\|^2 \rangle = \frac{mn}{N}
           + \Bigl(1 - \frac1N\Bigr) \frac{r (r - 1)}{2},
 
 where the last term is that of the entropy.
 
-The guide has a section on :doc:`a cost at a temperature </guide/noise>`, and the theory on
+The guide has a section on :ref:`a cost at a temperature <equilibrium-guide>`, and the theory on
 :ref:`Langevin's equation <langevin>` and :ref:`the virial identity <virial>`. The function is
 `riemdln.langevin_flow`.
 
@@ -150,9 +150,9 @@ print(f"1 / sqrt(K) is {scale:.4f}")
 # %%
 # The virial identity
 # -------------------
-# Without the entropy the mean of :math:`\beta |W|^2` is :math:`mn / N`: depth N divides it by N for
-# every shape. The entropy gives some of it back, for each pair of singular values. Greater matrices
-# and depths need shorter steps.
+# Without the entropy the mean of :math:`\beta \|W\|^2` is :math:`mn / N`: depth N divides it by N
+# for every shape. The entropy gives some of it back, for each pair of singular values. Greater
+# matrices and depths need shorter steps.
 
 RUNS = {(2, 2): (500, 0.1, 4.0), (2, 4): (400, 0.05, 4.0), (5, 5): (60, 0.01, 2.0)}
 means = {(2, 2, depth, True): mean_square(flow) for depth, flow in flows.items()}

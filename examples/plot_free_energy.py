@@ -42,7 +42,7 @@ repulsion. Both are right, since they ask different things:
 
 This example measures the three, each beside a computation over the two singular values alone.
 
-The guide has a section on :doc:`entropy and free energy </guide/noise>`,
+The guide has a section on :ref:`entropy and free energy <entropy-guide>`,
 and the theory on :ref:`volume and entropy <volume>`. The functions are `riemdln.free_energy` and
 `riemdln.langevin_flow`.
 
@@ -135,12 +135,12 @@ for depth in DEPTHS:
 # %%
 # Minimizers of the free energy
 # -----------------------------
-# Now :math:`E = |W - T|^2 / 2`, where T has the singular values 2 and 0.1. Trust regions find the
+# Now :math:`E = \|W - T\|^2 / 2`, where T has the singular values 2 and 0.1. Trust regions find the
 # minimizers of F. They have the singular vectors of T, and
 #
 # .. math:: s_i = t_i + \frac{1}{\beta} \frac{\partial S_N}{\partial s_i}.
 #
-# No metric is in this equation, and without the factor :math:`\theta_N(s_i, s_i)` the small
+# This equation has no metric, and so no factor :math:`\theta_N(s_i, s_i)`: for its size, the small
 # singular value is pushed up more. The ratio falls at every depth; the gap grows below
 # depth 2, is kept at depth 2 and falls at greater depths.
 
@@ -211,10 +211,11 @@ for depth in DEPTHS:
 # %%
 # The stationary law
 # ------------------
-# Last the symmetric energy :math:`E = |W|^2 / 2` at depth 3. The minimizers of F are the matrices
-# with :math:`s_1 = s_2 = ((1 - 1/N) / 2 \beta)^{1/2}`: one orbit and no repulsion. But the noisy
-# equation is never there. Its stationary law, :math:`e^{-\beta E + S} \sqrt{\det g} \, dW`, becomes
-# in the singular values :math:`\rho_i = s_i^{1/N}` of the layers
+# The last energy is symmetric, :math:`E = \|W\|^2 / 2`, at depth 3. The minimizers of F are the
+# matrices with :math:`s_1 = s_2 = ((1 - 1/N) / 2 \beta)^{1/2}`: one orbit and no repulsion. But
+# the noisy equation is never there. Its stationary law is
+# :math:`e^{-\beta E + S} \sqrt{\det g} \, dW`, in the singular values
+# :math:`\rho_i = s_i^{1/N}` of the layers
 #
 # .. math::
 #

@@ -53,7 +53,7 @@ def orthonormal(matrix):
 
 left, right = (orthonormal(rng.standard_normal((size, 3))) for size in (5, 4))
 target = left * MODES @ right.T
-# Square to the modes there is one more direction of the 5 x 4 matrix to start in.
+# Orthogonal to the modes there is one more direction of the 5 x 4 matrix to start in.
 start_left = orthonormal(np.c_[left + 0.2 * rng.standard_normal((5, 3)), rng.standard_normal(5)])
 start_right = orthonormal(np.c_[right + 0.2 * rng.standard_normal((4, 3)), rng.standard_normal(4)])
 

@@ -3,8 +3,8 @@ Regression by losses of power p, depth by depth
 ===============================================
 
 At the best learning rates depth lowers the :math:`\ell_4` loss of a regression with one output, and
-not its :math:`\ell_2` loss. With PyTorch the example also runs AdaGrad, which ends above depth 3 on
-the :math:`\ell_4` loss, and Adam, which ends lowest; the figure here is without them.
+not its :math:`\ell_2` loss. Where PyTorch is installed, a second row shows its AdaGrad, which ends
+above depth 3 on the :math:`\ell_4` loss, and its Adam, which ends lowest.
 
 .. image:: images/sphx_glr_plot_lp_regression_001.png
    :alt: Losses against steps: depths 2 and 3 end lower than depth 1 on the l_4 loss only

@@ -235,6 +235,7 @@ paths.set(
     title="Depth 3: runs scatter about the flow",
     xlabel="time = step size times number of steps",
     ylabel="component of w along the minimizer",
+    ylim=(-0.5, 0.1),
 )
 paths.legend(frameon=False)
 fine = np.linspace(1, 3, 101)

@@ -37,7 +37,7 @@ volume of all balanced layers with the product W:
 `riemdln.langevin_flow` moves W and knows nothing of layers. This example compares the singular
 values of many copies of both. With the entropy they have the same law, and without it they do not.
 
-The guide has a section on :doc:`noise on the layers </guide/noise>`, and the theory on
+The guide has a section on :ref:`noise on the layers <noisy-layers-guide>`, and the theory on
 :ref:`Langevin's equation <langevin>`.
 
 Run it with ``python examples/plot_noisy_layers.py``; it writes ``plot_noisy_layers.png`` and
@@ -165,7 +165,7 @@ for depth, panel in panels.items():
         means = matrices[depth, entropy].singular_values.mean(axis=1)
         lines = panel.plot(TIMES, means, marker, color=colour, markersize=6)
         lines[0].set_label(name)
-    panel.set(xlabel="time", ylim=(0, None))
+    panel.set(xlabel="time", ylim=(0, 1.9))
 panels[3].legend(frameon=False, loc=(0.14, 0.46))
 figure.suptitle(
     f"Noisy layers move their product as the equation with the entropy S says\n{SOURCE}",

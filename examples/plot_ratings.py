@@ -215,7 +215,7 @@ print(
 # --------------------------------
 # The validation error is least early on; after that all runs fit noise. At rank 20 the deeper run
 # has the lower test error there, by steepest descent and by conjugate gradients. It takes deeper
-# runs more iterations, each of which takes as long as at depth 1.
+# runs more iterations, each of which takes about as long as at depth 1.
 #
 # By conjugate gradients the runs of ``FixedRankEmbedded`` and depth 1 agree to the end, but an
 # iteration of ``FixedRankEmbedded`` takes longer, since it transports. Steepest descent does not
@@ -266,8 +266,8 @@ for optimizer in (SteepestDescent, ConjugateGradient):
 
 # %%
 # Trust regions need the Hessian. ``FixedRank`` has it at every depth, ``FixedRankEmbedded`` does
-# not. For the same training error they need no more iterations than conjugate gradients, but
-# more time.
+# not. For the same training error they need about as many iterations as conjugate gradients or
+# fewer, but more time.
 
 print()
 trust_regions = {}
@@ -286,7 +286,8 @@ for geometry in DEPTHS:
 # Which rank?
 # -----------
 # Steepest descent again. Depth 1 is best at ranks 2 and 3, and gets worse as the rank grows.
-# Depth 3 is almost as good at rank 20 as at rank 2. At their best ranks all depths are as good.
+# Depth 3 is almost as good at rank 20 as at rank 2. At their best ranks the depths are equally
+# good.
 
 print("\ntest error at the least validation error, rank", *(f"{k:8}" for k in RANKS))
 chosen = {}
@@ -391,5 +392,5 @@ timed.set(
     ylabel="training error (root mean square)",
 )
 timed.legend(frameon=False)
-finished(figure, "Depth keeps all but few singular values small, at about the same price", "_runs")
+finished(figure, "Depth keeps all but few singular values small", "_runs")
 plt.show()

@@ -120,12 +120,13 @@ for (name, (times, counts, flow)), style in zip(runs.items(), STYLES, strict=Tru
     losses.loglog(flow.times[1:], flow.costs[1:], **style)
 times, counts, _ = runs[EXPLICIT]
 end = times[-1], counts[-1]
-taken.annotate("stopped after\n12,000", end, (-12, -12), textcoords="offset points", ha="right")
+taken.annotate("stopped after 12,000", end, (12, 5), textcoords="offset points", ha="right")
 taken.set_title("The implicit method takes fewer gradients", fontsize=11)
 taken.set(
     xlabel="time that the flow has reached",
     ylabel="gradients computed until then",
     xlim=(1e-2, LAST),
+    ylim=(5, 6e4),
 )
 losses.set_title("Both follow the same flow", fontsize=11)
 losses.set(

@@ -20,8 +20,8 @@ equilibrium (Menon 2024; Menon and Yu 2025),
 
 .. math:: e^{-\beta E + S} \sqrt{\det g} \, dW, \qquad
           E = \tfrac12 \sum_{(i, j) \text{ observed}} (W - T)_{ij}^2
-              + \frac{\mu}{2} \sum_{k=1}^N |W_k|^2, \qquad
-          |W_k|^2 = \sum_i s_i^{2/N},
+              + \frac{\mu}{2} \sum_{k=1}^N \|W_k\|^2, \qquad
+          \|W_k\|^2 = \sum_i s_i^{2/N},
 
 with the entropy S of the balanced layers. In the words of Bayes it is the posterior of a network
 with balanced layers: :math:`\beta` is the precision of the data, and :math:`\beta \mu` that of a
@@ -47,8 +47,8 @@ Run it with ``python examples/plot_warm_completion.py``; it writes ``plot_warm_c
 # of the singular values divided by their sum.
 #
 # Weight decay is needed. Without it the 18 unobserved entries would cost nothing. Volume and
-# entropy fall with the norm of W as :math:`|W|^{-(1 - 1/N) n (n + 1) / 2}`, the power -14 at depth
-# 3. In 18 dimensions this fall is too slow, and there would be no equilibrium.
+# entropy fall with the norm of W as :math:`\|W\|^{-(1 - 1/N) n (n + 1) / 2}`, the power -14 at
+# depth 3. In 18 dimensions this fall is too slow, and there would be no equilibrium.
 
 import matplotlib.pyplot as plt
 import numpy as np

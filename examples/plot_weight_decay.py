@@ -138,6 +138,7 @@ assert [np.sum(flow[-1] < 1e-10) for _, flow in flows.values()] == [0, 1, 2]
 # %%
 # The figure
 # ----------
+# It stands at the head of this page.
 
 COLOURS = dict(zip(DEPTHS, ["#000000", "#009E73", "#0072B2", "#D55E00", "#CC79A7"], strict=True))
 LABELS = {depth: rf"depth ${depth}$" for depth in DEPTHS} | {np.inf: r"depth $\infty$"}

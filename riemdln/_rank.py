@@ -37,7 +37,7 @@ def effective_rank(singular_values: Array) -> Array:
 
     References
     ----------
-    O. Roy and M. Vetterli. The effective rank: a measure of effective dimensionality. EUSIPCO 2007.
+    - O. Roy, M. Vetterli. The effective rank: a measure of effective dimensionality. EUSIPCO 2007.
 
     Examples
     --------

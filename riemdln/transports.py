@@ -38,7 +38,7 @@ def isometric_transport(metric: Metric, W_a: Array, W_b: Array, X: Array) -> Arr
     """The isometry A_b^{1/2} A_a^{-1/2} from tangent vectors at W_a to those at W_b.
 
     It keeps inner products: g_b of the images is g_a of the vectors. Frozen directions of X
-    at W_a (see `SpectralMetric`) are lost.
+    at W_a (see `riemdln.SpectralMetric`) are lost.
 
     Parameters
     ----------

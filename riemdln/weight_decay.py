@@ -62,7 +62,8 @@ def layer_decay(problem: Problem, rate: float, depth: float | None = None) -> Pr
         If `problem` is no problem, its metric is not spectral, `rate` is not a positive, finite
         number, `depth` is not a depth, or it is left out where the metric has none or an imbalance,
         which decays too. If `depth` is 2 or more under a metric whose flows pass through lower rank
-        (`keeps_rank`): there the cost has an edge, over which a flow would go to and fro.
+        (`DeepLinearMetric.keeps_rank`): there the cost has an edge, over which a flow would go to
+        and fro.
 
     See Also
     --------

@@ -142,5 +142,9 @@ def test_a_page_of_the_guide_links_to_each_example(example):
 
 @EXAMPLES
 def test_each_example_links_to_a_page_of_the_guide(example):
-    links = re.findall(r":doc:`[^`]*/guide/(\w+)>?`", example.read_text(encoding="utf-8"))
-    assert set(links) & {page.stem for page in GUIDE}
+    text = example.read_text(encoding="utf-8")
+    links = re.findall(r":doc:`[^`]*/guide/(\w+)>?`", text)
+    sections = re.findall(r":ref:`[^`]*<([\w-]+)>`", text)
+    guide = {page.stem: page.read_text(encoding="utf-8") for page in GUIDE}
+    labels = {label for page in guide.values() for label in re.findall(r"^\((\S+)\)=$", page, re.M)}
+    assert set(links) & set(guide) or set(sections) & labels

@@ -133,8 +133,8 @@ def gradient_flow(
 
     .. math::
 
-        \dot X = -\bigl(U (\psi \circ p) + (P V - U p)\,\mathrm{diag}(e)\bigr) U^T X, \qquad
-        \dot Y = -\bigl(V (\psi \circ p)^T + (P^T U - V p^T)\,\mathrm{diag}(e)\bigr) V^T Y,
+        \dot X &= -\bigl(U (\psi \circ p) + (P V - U p)\,\mathrm{diag}(e)\bigr) U^T X, \\
+        \dot Y &= -\bigl(V (\psi \circ p)^T + (P^T U - V p^T)\,\mathrm{diag}(e)\bigr) V^T Y,
 
     where psi_ij = theta(s_i, s_j) / (s_i + s_j) and e_j = theta(0, s_j) / s_j. A new frame begins,
     with X = U, d = s and Y = V, where X or Y has stretched anything thirtyfold.

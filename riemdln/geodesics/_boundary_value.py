@@ -60,14 +60,15 @@ def geodesic_between(
     Closed forms come first (`riemdln.Metric.known_geodesic`). Elsewhere W'' + Gamma_W(W', W') = 0
     is solved for a polynomial in time that takes the given values at its ends, by Newton's method
     with a Krylov solver, at more and more points until the speed is the same at all of them. Under
-    `DeepLinearMetric` it is solved for roots of the matrices, in which geodesics that dive toward
-    lower rank are smooth. Several first guesses are tried: where geodesics end at lower rank, one
-    that turns the polar factor steadily, one that turns it the other way round if it turns by
-    nearly a half turn, and, unless much longer, a straight line and one that turns both frames; at
-    a lower rank, one that turns both spaces by their principal angles. The shortest of what they
-    lead to is taken. Where Newton's method fails from the first one, the far end is moved along it
-    in steps. At full rank, where none leads to the tolerance, guesses are followed from the other
-    end and replaced by polylines of least energy. What still misses it is mended by shooting.
+    `riemdln.DeepLinearMetric` it is solved for roots of the matrices, in which geodesics that dive
+    toward lower rank are smooth. Several first guesses are tried: where geodesics end at lower
+    rank, one that turns the polar factor steadily, one that turns it the other way round if it
+    turns by nearly a half turn, and, unless much longer, a straight line and one that turns both
+    frames; at a lower rank, one that turns both spaces by their principal angles. The shortest of
+    what they lead to is taken. Where Newton's method fails from the first one, the far end is moved
+    along it in steps. At full rank, where none leads to the tolerance, guesses are followed from
+    the other end and replaced by polylines of least energy. What still misses it is mended by
+    shooting.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def geodesic_between(
         rank on a way from `W_a` to `W_b`, both included, at equal steps of time.
     rank : int, optional
         The rank of the matrices; by default they are of full rank. A metric at a lower rank is
-        that of `SpectralMetric.at` with this rank.
+        that of `riemdln.SpectralMetric.at` with this rank.
     tolerance : float
         How much the squared speed may vary along the geodesic, relatively.
 

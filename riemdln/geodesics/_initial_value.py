@@ -86,8 +86,8 @@ def geodesic(
     .. math:: \dot W = A_W(p), \qquad \dot p = -\tfrac12 \Xi_W(p, p), \qquad p(0) = A_W^{-1} X,
 
     by an explicit Runge-Kutta method of order 8. The Hamiltonian <p, A_W(p)> / 2, half the square
-    of the speed, is conserved to the tolerance. Under `DeepLinearMetric` it is integrated for
-    roots of the matrices, in which the equation is smooth down to lower rank: at finite depth a
+    of the speed, is conserved to the tolerance. Under `riemdln.DeepLinearMetric` it is integrated
+    for roots of the matrices, in which the equation is smooth down to lower rank: at finite depth a
     geodesic ends where it meets a matrix of lower rank, and at infinite depth it never does.
 
     Parameters
@@ -102,7 +102,7 @@ def geodesic(
         The relative tolerance of the integrator.
     rank : int, optional
         The rank of the matrices; by default they are of full rank. A metric at a lower rank is
-        that of `SpectralMetric.at` with this rank.
+        that of `riemdln.SpectralMetric.at` with this rank.
     max_evaluations : int
         How often the equation may be evaluated. A geodesic takes some hundreds.
 

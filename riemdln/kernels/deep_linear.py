@@ -185,9 +185,9 @@ class DeepLinearKernel(Kernel):
 
         .. math::
 
-            s^2 \, \partial_s^2 \ln \theta_N = 2 (2 k' - k)(x), \qquad
-            s t \, \partial_s \partial_t \ln \theta_N = -4 k'(x), \qquad
-            k(x) = \frac{1}{1 - e^{-x}} - \frac{1}{N (1 - e^{-x/N})}.
+            s^2 \, \partial_s^2 \ln \theta_N &= 2 (2 k' - k)(x), \\
+            s t \, \partial_s \partial_t \ln \theta_N &= -4 k'(x), \\
+            k(x) &= \frac{1}{1 - e^{-x}} - \frac{1}{N (1 - e^{-x/N})}.
 
         Parameters
         ----------
