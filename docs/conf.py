@@ -128,6 +128,11 @@ def _skip_tuple_fields(app, what, name, obj, skip, options):
     return skip or str(obj.__doc__).startswith("Alias for field number")
 
 
+def _keep_initials(app, what, name, obj, options, lines):
+    """Let an author's initial, - G. Menon, begin a reference, and not number a list."""
+    lines[:] = [re.sub(r"^(\s*- )(?=[A-Z]\. )", r"\1\\", line) for line in lines]
+
+
 def _defining_module(app, module, name):
     """Find the file of a name whose module calls itself by its package, to link to its source."""
     value = getattr(import_module(module), name.partition(".")[0], None)
@@ -191,6 +196,7 @@ def setup(app):
     """Connect the hooks above."""
     app.connect("source-read", _trim_code)
     app.connect("autodoc-skip-member", _skip_tuple_fields)
+    app.connect("autodoc-process-docstring", _keep_initials)
     app.connect("viewcode-follow-imported", _defining_module)
     app.connect("doctree-read", _number_equations)
     app.connect("doctree-resolved", _link_tests)

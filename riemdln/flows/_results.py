@@ -36,8 +36,9 @@ class Flow:
         that time as its last.
     points : array (T, ...) or list
         The points in the form in which the initial one was given: one array where each of them is
-        an array, and otherwise a list of T points: triples (u, s, vt) on `FixedRank` and
-        from a start that is a triple; lists on a product of manifolds. Of an ensemble of triples each has stacks of u, s and vt.
+        an array, and otherwise a list of T points: triples (u, s, vt) on `FixedRank` and from a
+        start that is a triple; lists on a product of manifolds. Of an ensemble of triples each has
+        stacks of u, s and vt.
     costs : array (T,)
         The costs.
     gradient_norms : array (T,)
