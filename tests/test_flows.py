@@ -43,6 +43,7 @@ from riemdln import (
     FlowError,
     FullRank,
     KroneckerMetric,
+    Metric,
     PositiveDefinite,
     balanced_layers,
     end_to_end,
@@ -1310,6 +1311,31 @@ def test_a_flow_says_in_a_line_what_it_is():
     flow = gradient_flow(problem, np.ones((3, 1, 1)), [0, 1])
     expected = f"Flow(2 times, 3 copies: 3 copies reached the last time; nfev={flow.nfev})"
     assert repr(flow) == expected
+
+
+class TwiceIdentity(Metric):
+    """A metric that is known by its cometric alone: 2 P."""
+
+    def sharp(self, W, P):
+        return 2.0 * P
+
+
+@pytest.mark.parametrize("copies", [(), (2,)])
+@pytest.mark.parametrize(
+    "metric",
+    [DeepLinearMetric(1), DeepLinearMetric(2, imbalance=-1.0), TwiceIdentity()],
+    ids=["depth 1", "off balance", "own"],
+)
+def test_a_start_that_is_a_triple_gives_triples_by_entries_too(metric, copies, rng):
+    start = np.linalg.svd(rng.standard_normal((*copies, 4, 3)), full_matrices=False)
+    problem, times = half_square(FullRank(4, 3, metric), rng.standard_normal((4, 3))), [0.0, 0.5]
+    flow = gradient_flow(problem, start, times)
+    by_entries = gradient_flow(problem, start.U * start.S[..., None, :] @ start.Vh, times)
+    for (u, s, vt), W in zip(flow.points, by_entries.points, strict=True):
+        np.testing.assert_allclose(u * s[..., None, :] @ vt, W, atol=1e-7)
+        np.testing.assert_allclose(
+            u.mT @ u, np.broadcast_to(np.eye(3), (*copies, 3, 3)), atol=1e-12
+        )
 
 
 def test_a_tuple_of_three_is_a_triple():
