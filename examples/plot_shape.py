@@ -482,11 +482,12 @@ for panel, places in zip(panels, maps.values(), strict=True):
 panels[0].set_title("Euclidean distance: it tells shapes apart")
 panels[1].set_title(r"Infinite depth: $\ln s_2$ is on the first axis")
 panels[0].text(0.04, 0.06, "shapes: singular vectors", transform=panels[0].transAxes)
-panels[1].legend(loc="lower right")
+panels[0].legend(loc=(0.36, 0.4))
 finished(
     figure,
     "At infinite depth it matters how small a singular value is\n"
-    "Maps of twelve $2 \\times 2$ matrices, $s_1 = 1$: points nearly as far apart as matrices",
+    "Maps of twelve $2 \\times 2$ matrices, $s_1 = 1$: "
+    "distances on the map are nearly those of the matrices",
     "distances",
 )
 plt.show()

@@ -38,7 +38,7 @@ def metric():
                 panel.plot(*w, ".", color="black")
         panel.plot(0, 0, "x", color=ORANGE)
         panel.set_title(title, fontsize=10.5)
-        panel.set(aspect="equal", ylabel="$w_2$")
+        panel.set(aspect="equal", xlim=(-2.8, 2.8), ylim=(-1.6, 1.6), ylabel="$w_2$")
     panels[1].set(xlabel="$w_1$")
 
 

@@ -15,8 +15,8 @@ matplotlib, and runs in seconds.
 # One regression
 # --------------
 # A teacher is a 4 x 4 matrix with the singular values 4, 2, 1 and 1/2. Forty inputs, the columns of
-# X, are white: :math:`X X^T = I`. Their outputs are Y. So the best matrix is known: it is the
-# teacher.
+# :math:`X`, are white: :math:`X X^T = I`. Their outputs are :math:`Y`. So the best matrix is known:
+# it is the teacher.
 
 import autograd.numpy as anp
 import matplotlib.pyplot as plt
@@ -53,10 +53,11 @@ def regression(depth):
 # %%
 # What depth does to a gradient
 # -----------------------------
-# At a matrix W the metric turns the gradient P of a cost into the direction in which W moves. This
-# map is called `sharp`, and its inverse is `flat`. Here W has the singular values 1 and 0.1, and
-# all entries of P are one. Depth 1 leaves P alone. The deeper, the faster the large singular value
-# moves, and beside it the small one lags behind.
+# At a matrix :math:`W` the metric turns the gradient :math:`P` of a cost into the direction in
+# which :math:`W` moves. This map is called `sharp`, and its inverse is `flat`. Here :math:`W` has
+# the singular values 1 and 0.1, and all entries of :math:`P` are one. Depth 1 leaves :math:`P`
+# alone. The deeper, the faster the large singular value moves, and beside it the small one lags
+# behind.
 
 W, P = np.diag([1.0, 0.1]), np.ones((2, 2))
 for depth in (1, 2, 3):
@@ -96,18 +97,20 @@ for depth in (1, 2, 3):
 
 small, flows = 1e-3 * U @ V.T, {}
 COLOURS = {1: "black", 2: "#0072B2", 3: "#D55E00"}
-figure, panels = plt.subplots(1, 3, figsize=(7.4, 3.5), sharey=True, layout="constrained")
+figure, panels = plt.subplots(3, 1, figsize=(4.8, 7.2), sharey=True, layout="constrained")
 for panel, depth, end in zip(panels, (1, 2, 3), (6.0, 12.0, 24.0), strict=True):
     flow = riemdln.gradient_flow(regression(depth), small, np.linspace(0.0, end, 301))
     panel.plot(flow.times, flow.singular_values, color=COLOURS[depth])
-    panel.set(title=f"depth {depth}", xlabel="time", yticks=[0, *VALUES])
+    panel.set_title(f"depth {depth}", fontsize=10)
+    panel.set(xlabel="time", yticks=[0, *VALUES])
     panel.yaxis.set_major_formatter("{x:g}")
     panel.grid(alpha=0.25)
     flows[depth] = flow
-panels[0].set_ylabel("the four singular values of W")
+panels[1].set_ylabel("the four singular values of $W$")
 figure.suptitle(
-    "With depth, large singular values are learned first\n"
-    "Flow from 0.001 to the teacher's singular values 4, 2, 1 and 0.5"
+    "With depth, large singular values are learned first.\n"
+    "Flows from 0.001 to the teacher's 4, 2, 1 and 0.5",
+    fontsize=10.5,
 )
 plt.show()
 
@@ -122,7 +125,7 @@ plt.show()
 
 points = list(riemdln.critical_points(Y, X, depth=3, modes=[range(k) for k in range(5)]))
 flow = flows[3]
-figure, panel = plt.subplots(figsize=(7.4, 3.2), layout="constrained")
+figure, panel = plt.subplots(figsize=(4.8, 3.6), layout="constrained")
 panel.semilogy(flow.times, flow.costs, color=COLOURS[3])
 for point in points:
     nearest = np.linalg.norm(flow.points - point.point, axis=(1, 2)).min()
@@ -132,7 +135,9 @@ for point in points:
         panel.axhline(point.cost, color="0.6", linestyle=":")
         panel.text(24, point.cost, f"saddle of rank {point.rank}", ha="right", va="bottom")
 panel.set(xlabel="time", ylabel="cost of the regression", ylim=(1e-3, 30))
-figure.suptitle("A run waits at saddles before it converges (depth 3, small start)")
+panel.set_title(
+    "A run from a small start waits at saddles\nbefore it converges (depth 3)", fontsize=10.5
+)
 plt.show()
 
 # %%
@@ -196,16 +201,17 @@ def completed(depth, imbalance=0.0):
 
 ends, errors = zip(*(completed(depth) for depth in (1, 2, 3)), strict=True)
 assert errors[0] > 10 * errors[1] > 100 * errors[2]
-figure, panels = plt.subplots(1, 4, figsize=(7.4, 2.8), layout="constrained")
+figure, panels = plt.subplots(2, 2, figsize=(4.8, 5.4), layout="constrained")
 titles = ["to be found", *(f"depth {d}: {e:.1%} off" for d, e in enumerate(errors, 1))]
-for panel, matrix, title in zip(panels, [rank_one, *ends], titles, strict=True):
+for panel, matrix, title in zip(panels.flat, [rank_one, *ends], titles, strict=True):
     panel.imshow(matrix, cmap="RdBu_r", vmin=-3, vmax=3)
-    panel.plot(range(4), range(4), "s", color="black", mfc="none", markersize=24)
+    panel.plot(range(4), range(4), "s", color="black", mfc="none", markersize=34)
     panel.set_title(title, fontsize=10)
     panel.set_axis_off()
 figure.suptitle(
-    "Depth fills in the hidden entries (boxes) so that the rank is one\n"
-    r"$4 \times 4$ matrices; colours: entries from $-3$ (blue) to 3 (red)"
+    "Depth fills in the hidden entries (boxes)\nso that the rank is one. Colours: entries\n"
+    r"of $4 \times 4$ matrices, from $-3$ (blue) to 3 (red)",
+    fontsize=10.5,
 )
 plt.show()
 
@@ -236,8 +242,8 @@ for depth in (2, 3):
 # What do finite steps change?
 # ----------------------------
 # Gradient descent takes steps of a fixed size, the learning rate. Near the minimum it is stable
-# below `riemdln.max_stable_step`, which is :math:`2 / \lambda_{\max}`. Here
-# :math:`\lambda_{\max} = N s_1^{2 - 2/N}`, so deeper networks need smaller steps.
+# below `riemdln.max_stable_step`, which is :math:`2 / \lambda_{\max}`. Here, at depth :math:`N`,
+# :math:`\lambda_{\max} = N s_1^{2 - 2/N}`. So deeper networks need smaller steps.
 
 limits = [riemdln.max_stable_step(regression(depth), minimum) for depth in (1, 2, 3)]
 print("steps are stable below", *np.round(limits, 3), "at depths 1, 2, 3")
@@ -259,7 +265,7 @@ def descend(problem, step):
 # Just below the limit two layers settle at the minimum. Just above it they neither settle nor fly
 # away: their largest singular value swings between two values. The last four are printed.
 
-figure, panel = plt.subplots(figsize=(7.4, 3.0), layout="constrained")
+figure, panel = plt.subplots(figsize=(4.8, 3.6), layout="constrained")
 for share, colour in ((0.95, "0.6"), (1.05, COLOURS[2])):
     largest = descend(regression(2), share * limits[1])
     panel.plot(largest, ".-", color=colour, label=f"{share} of the largest stable step")
@@ -267,8 +273,9 @@ for share, colour in ((0.95, "0.6"), (1.05, COLOURS[2])):
     assert np.allclose(largest[-4:-2], largest[-2:], atol=0.01)
     assert np.allclose(largest[-2:], 4, atol=0.01) == (share < 1)
 panel.set(xlabel="step of gradient descent", ylabel="largest singular value of $W_2 W_1$")
+panel.set_ylim(2.9, 5.4)  # room for the legend
 panel.legend(loc="upper left", frameon=False)
-figure.suptitle("Just above the largest stable step, two layers swing")
+panel.set_title("Just above the largest stable step,\ntwo layers swing", fontsize=10.5)
 plt.show()
 
 # %%
@@ -293,7 +300,7 @@ for depth in (1, 3):
 
 # %%
 # When it is warmer, noise also prefers matrices that can be made by more choices of layers. The
-# logarithm of how many choices is the entropy S. What counts is the free energy
+# logarithm of how many choices is the entropy :math:`S`. What counts is the free energy
 # :math:`E - S / \beta`: its minimum has larger singular values than the teacher, and the small ones
 # grow most. At depth 1 the layer is the matrix, and nothing is preferred.
 
