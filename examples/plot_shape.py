@@ -294,7 +294,7 @@ assert np.linalg.svd(on[np.inf][1], compute_uv=False)[:, -1].min() > 0
 # A map of distances
 # ------------------
 # Twelve 2 x 2 matrices have the singular values 1 and :math:`s_2` in three frames. Multidimensional
-# scaling draws points in the plane whose distances are nearly those of the matrices. The
+# scaling draws points in the plane whose distances approximate those of the matrices. The
 # Euclidean distance tells frames apart, and hardly the values of :math:`s_2`. That of infinite
 # depth is at least :math:`|\ln s_2 - \ln s_2'|`, so lower rank is infinitely far, and the first
 # axis of its map is :math:`\ln s_2`.
@@ -487,7 +487,7 @@ finished(
     figure,
     "At infinite depth it matters how small a singular value is\n"
     "Maps of twelve $2 \\times 2$ matrices, $s_1 = 1$: "
-    "distances on the map are nearly those of the matrices",
+    "distances on the map approximate those of the matrices",
     "distances",
 )
 plt.show()
