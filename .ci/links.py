@@ -11,6 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+STYLES = r"""(?:@import\s+)?url\(\s*["']?([^"')\s]+)|@import\s+["']([^"']+)"""
+
 
 class Page(HTMLParser):
     """The anchors of a page, where its links lead, and what it loads."""
@@ -50,7 +52,7 @@ def from_network(root: Path) -> list[str]:
     """Each image, script, style or font that a page or a style sheet loads from another site."""
     loaded = {path: Page(path).loaded for path in root.rglob("*.html")}
     for path in root.rglob("*.css"):
-        loaded[path] = set(re.findall(r"""(?:url\(|@import)\s*["']?([^"')]+)""", path.read_text()))
+        loaded[path] = {a or b for a, b in re.findall(STYLES, path.read_text())}
     return sorted(
         f"{path.relative_to(root)} loads {link}"
         for path, links in loaded.items()

@@ -30,7 +30,7 @@ from riemdln._arrays import (
     nonnegative_number,
     random_generator,
 )
-from riemdln._frame import Frame, singular_frame
+from riemdln._frame import Frame, require_orthonormal, singular_frame
 from riemdln.kernels.imbalanced import network_kernel
 
 __all__ = [
@@ -161,9 +161,10 @@ def balanced_layers(W: Any, depth: float, imbalance: Any = 0.0) -> list[Array]:
                 "W must be a triple (u, s, vt) of shapes (m, k), (k,), (k, n) with nonnegative s, "
                 f"got shapes {tuple(u.shape)}, {tuple(s.shape)}, {tuple(vt.shape)}"
             )
+        frame = Frame(u, s, vt)
+        require_orthonormal(("W[0]", "W[2]"), frame)
         if depth == 1:
             return [u * s @ vt]
-        frame = Frame(u, s, vt)
     else:
         W = finite_matrix("W", W)
         if depth == 1:

@@ -428,6 +428,6 @@ def test_refuses_stacks_that_are_none(depth):
     def cost(u, s, vt):
         return anp.sum(s)
 
-    point = np.ones((2, 3, 1)), np.ones((2, 1)), np.ones((2, 1, 2))
+    point = np.full((2, 3, 1), 3**-0.5), np.ones((2, 1)), np.full((2, 1, 2), 2**-0.5)
     with pytest.raises(ValueError, match="^initial_point must be a single point"):
         gradient_flow(pymanopt.Problem(fixed, cost), point, [0, 1])

@@ -1,5 +1,6 @@
 """Flows of two layers out of balance by a multiple of I, against their solution in closed form."""
 
+import autograd.numpy as anp
 import mpmath
 import numpy as np
 import pymanopt
@@ -7,6 +8,7 @@ import pytest
 
 from riemdln import (
     DeepLinearMetric,
+    FixedRank,
     FlowError,
     FullRank,
     SpectralMetric,
@@ -260,3 +262,41 @@ def test_a_start_where_singular_vectors_turn_infinitely_fast_is_refused():
     problem = fit(FullRank(3, 1, SpectralMetric(kernel + 0.1)), target)
     with pytest.raises(FlowError, match="singular vectors turn infinitely fast"):
         gradient_flow(problem, start, [0.0, 1.0])
+
+
+def test_rounding_errors_of_single_precision_say_no_singular_vectors():
+    problem = fit(FullRank(4, 2, DeepLinearMetric(2, 0.7)), np.ones((4, 2)))
+    W = np.outer([0.1, 0.2, 0.3, 0.4], [0.6, 0.8]).astype(np.float32)
+    assert np.linalg.svd(W.astype(np.float64))[1][-1] > 1e-16
+    with pytest.raises(ValueError, match="^initial_point must have full rank, or be a triple"):
+        gradient_flow(problem, W, [0.0, 0.5])
+
+
+@pytest.mark.parametrize("part", [0, 2])
+def test_triples_need_orthonormal_vectors(part, rng):
+    start = [*triple(4, 3, [2.0, 1.0, 0.5], rng)]
+    start[part] = start[part] * (1.0 + 1e-7)
+    metric = DeepLinearMetric(2, 0.7)
+    problem = fit(FullRank(4, 3, metric), np.ones((4, 3)))
+    name = {0: "u", 2: "vt"}[part]
+    with pytest.raises(ValueError, match=rf"^initial_point\.{name} must have orthonormal"):
+        gradient_flow(problem, tuple(start), [0.0, 0.5])
+    with pytest.raises(ValueError, match=rf"^W\[{part}\] must have orthonormal"):
+        balanced_layers(tuple(start), 2, 0.7)
+
+
+def test_rounding_errors_turn_no_singular_vector_at_zero(rng):
+    # The target has the singular vectors of the start, one of which belongs to zero.
+    u, s, vt = triple(5, 4, [1.0, 0.0], rng)
+    target = u * [2.0, 1.0] @ vt
+    manifold = FixedRank(5, 4, 2, DeepLinearMetric(1))
+
+    @pymanopt.function.autograd(manifold)
+    def cost(u, s, vt):
+        return anp.sum((u * s @ vt - target) ** 2) / 2
+
+    problem = pymanopt.Problem(manifold, cost)
+    flow = gradient_flow(problem, (u, s, vt), [0.0, 1.0], rtol=1e-11, atol=1e-12)
+    x, d, yt = flow.points[-1]
+    exact = u * [2 - np.exp(-1.0), 1 - np.exp(-1.0)] @ vt
+    np.testing.assert_allclose(x * d @ yt, exact, atol=1e-9)

@@ -58,7 +58,7 @@ def gradient_flow(
     matrix of lower rank does not determine, as layers off balance may have it, the flow holds these
     beside the matrix, and passes through lower rank as the layers do. On `FixedRank` at depth 1
     singular vectors turn at a rate of 1 / s_i, so a flow that goes to lower rank is stiff there,
-    and stalls at singular values of about 1e-10.
+    and stalls at singular values of about 1e-10; a start with s_i = 0 is an error.
 
     Parameters
     ----------
@@ -68,8 +68,9 @@ def gradient_flow(
         singular vectors near lower rank.
     initial_point : array_like, or as the manifold has its points
         Where the flow starts. On `FullRank` it may also be a triple of arrays (u, s, vt) that
-        stands for u diag(s) vt, which holds singular values of any spread, and singular vectors at
-        lower rank, where the entries of one matrix do not; or a stack of K matrices (K, m, n), or
+        stands for u diag(s) vt, with orthonormal columns in u and rows in vt. It holds singular
+        values of any spread, and singular vectors at lower rank, where the entries of one matrix do
+        not. Or it may be a stack of K matrices (K, m, n), or
         of such triples, which is an ensemble of K independent flows.
     times : array_like (T,)
         Strictly increasing times; the flow starts at the first and is returned at all.

@@ -13,6 +13,7 @@ from pymanopt.manifolds.manifold import Manifold
 
 from riemdln._arrays import (
     Rng,
+    finite_array,
     increasing_times,
     positive_number,
     random_generator,
@@ -183,7 +184,9 @@ def equation_of(
         raise refused
     if callable(initial_point):
         initial_point = initial_point(manifold)
-    coordinates, shape = entry_coordinates_around(manifold, initial_point), np.shape(initial_point)
+    coordinates = entry_coordinates_around(manifold, initial_point)
+    points = finite_array("initial_point", initial_point).astype(np.float64)
+    shape = points.shape
     if len(shape) not in (2, 3) or manifold.dim != math.prod(shape[-2:]):
         raise refused
     if true_or_false("entropy", entropy) and not hasattr(metric, "entropy"):
@@ -192,7 +195,6 @@ def equation_of(
         )
     if asked is not None:
         asked.require_stack(coordinates.stack)
-    points, is_stack = np.array(initial_point, dtype=np.float64), len(shape) == 3
     if not np.linalg.svd(points, compute_uv=False)[..., -1].all():
         raise ValueError("initial_point must have full rank, but it has a singular value of zero")
-    return Equation(metric, beta, entropy, asked), points.reshape(-1, *points.shape[-2:]), is_stack
+    return Equation(metric, beta, entropy, asked), points.reshape(-1, *shape[-2:]), len(shape) == 3

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pymanopt.manifolds.manifold import Manifold
 
 from riemdln._arrays import finite_array, floating_array
-from riemdln._frame import Frame
+from riemdln._frame import Frame, require_orthonormal
 
 __all__ = [
     "AmbientCoordinates",
@@ -424,7 +424,9 @@ def require_frame(name: str, point: Any, m: int, n: int, k: int) -> Frame:
         )
     if np.any(s < 0):
         raise ValueError(f"{name}.s must be nonnegative, got {s}")
-    return Frame(u, s, vt)
+    frame = Frame(u, s, vt)
+    require_orthonormal((f"{name}.u", f"{name}.vt"), frame)
+    return frame
 
 
 def _factors(manifolds: Sequence[Manifold], point: Any, name: str) -> list[Coordinates]:

@@ -180,14 +180,19 @@ class FactorPlace(FramedPlace):
         # The formulas hold for u, diag(s) and vt^T. Here u = U C with C = left^{-1}, which does
         # not move, and the same on the right.
         B = np.linalg.solve(left, np.linalg.solve(right, Z.M.mT).mT)
-        return rows(_turned(Z.Up, s, left, self._U), B, _turned(Z.Vp, s, right, self._V))
+        rounding = max(self.frame.shape) * np.finfo(np.float64).eps * Z.largest()[..., None, None]
+        return rows(
+            _turned(Z.Up, s, left, self._U, rounding),
+            B,
+            _turned(Z.Vp, s, right, self._V, rounding),
+        )
 
 
-def _turned(Up: Array | None, s: Array, left: Array, U: Array) -> Array:
+def _turned(Up: Array | None, s: Array, left: Array, U: Array, rounding: Array) -> Array:
     """The velocity Up S^{-1} u^T U of an outer factor; a square one stays."""
     if Up is None:
         return 0.0 * U
-    if np.any((s[..., None, :] == 0) & (Up != 0)):
+    if np.any((s[..., None, :] == 0) & (np.abs(Up) > rounding)):
         raise OutsideError("singular vectors turn infinitely fast at a singular value of zero")
     return quotient(Up, s[..., None, :]) @ left
 

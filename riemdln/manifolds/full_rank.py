@@ -272,7 +272,7 @@ class FullRank(MetricManifold):
         if is_frame or (isinstance(point, tuple) and len(point) == 3 and np.ndim(point[0]) > 1):
             frame = self._checked_frame(name, require_frame(name, point, m, n, min(m, n)))
             point = frame.U * frame.s[..., None, :] @ frame.Vt
-        points = finite_array(name, point).astype(np.float64)
+        points = finite_array(name, point)
         if points.shape[-2:] != self._shape or points.ndim not in (2, 3) or not points.size:
             raise ValueError(
                 f"{name} must have shape {self._shape}, as the points of {self}, or be a stack of "
@@ -316,8 +316,10 @@ class FullRank(MetricManifold):
 
     def _frame_of(self, name: str, points: Matrix) -> Frame:
         """The frame of a start that is no triple."""
-        frame = whole_frame(points)
-        if needs_frame(self._metric.kernel, frame):  # type: ignore[attr-defined]
+        frame = whole_frame(points.astype(np.float64))
+        # What is a rounding error to the caller's kind of number is one here.
+        given = Frame(*(part.astype(points.dtype) for part in frame))
+        if needs_frame(self._metric.kernel, given):  # type: ignore[attr-defined]
             raise ValueError(
                 f"{name} must have full rank, or be a triple (u, s, vt): at lower rank "
                 f"{self._metric!r} depends on singular vectors that a matrix does not determine, "

@@ -150,7 +150,7 @@ class PositiveDefinite(FullRank):
         return Frame(u, s, u.mT)
 
     def _frame_of(self, name: str, points: Matrix) -> Frame:
-        values, U = np.linalg.eigh(_symmetric(points))
+        values, U = np.linalg.eigh(_symmetric(points.astype(np.float64)))
         return Frame(U, np.maximum(values, 0.0), U.mT)
 
     def _factors(self, X: Matrix, Y: Matrix) -> tuple[Matrix, Matrix]:
