@@ -121,7 +121,8 @@ def balanced_layers(W: Any, depth: float, imbalance: Any = 0.0) -> list[Array]:
     ----------
     W : array_like (m, n) or triple of arrays (u, s, vt)
         The end-to-end matrix, of full rank or not. A triple, such as a point of `FixedRank`, has
-        arrays of shapes (m, k), (k,), (k, n) and stands for u diag(s) vt.
+        arrays of shapes (m, k), (k,), (k, n) and stands for u diag(s) vt, with orthonormal columns
+        in u and rows in vt.
     depth : int
         The number of layers N, at least 1.
     imbalance : float or sequence of float (N - 1,)
