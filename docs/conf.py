@@ -134,7 +134,7 @@ def _keep_initials(app, what, name, obj, options, lines):
 
 
 def _defining_module(app, module, name):
-    """Find the file of a name whose module calls itself by its package, to link to its source."""
+    """The module that defines a name, for the link to its source, if objects name the package."""
     value = getattr(import_module(module), name.partition(".")[0], None)
     package = getattr(value, "__module__", module)
     for part in iter_modules(getattr(import_module(package), "__path__", [])):

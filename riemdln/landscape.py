@@ -61,7 +61,7 @@ class CriticalPoint:
     cost: float
     kind: Kind
     # Set by `critical_points`, and asked when the rate is: it takes an eigenvalue problem.
-    _network: _Network = field(init=False, repr=False)
+    _network: _Network | None = field(default=None, init=False, repr=False)
 
     @property
     def rank(self) -> int:
@@ -88,7 +88,11 @@ class CriticalPoint:
         ArithmeticError
             If the rate is positive, but so small that it is lost in the rounding errors of the
             largest eigenvalue.
+        ValueError
+            If the point is not one that `critical_points` gave.
         """
+        if self._network is None:
+            raise ValueError("only a point that critical_points gave has an escape rate")
         return self._network.escape_rate(self) if self.kind == "strict saddle" else 0.0
 
 

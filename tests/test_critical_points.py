@@ -453,3 +453,5 @@ def test_a_critical_point_shows_its_public_fields_alone():
     point = next(critical_points(np.eye(2), depth=2))
     assert repr(point) == "CriticalPoint(modes=(), cost=1.0, kind='strict saddle')"
     assert copy.copy(point).escape_rate == pytest.approx(1.0, rel=1e-12)
+    with pytest.raises(ValueError, match="^only a point that critical_points gave"):
+        _ = CriticalPoint((), np.zeros((2, 2)), 1.0, "strict saddle").escape_rate

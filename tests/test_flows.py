@@ -1342,3 +1342,29 @@ def test_a_tuple_of_three_is_a_triple():
     problem = problem_on(FullRank(2, 2, DeepLinearMetric(2)), np.eye(2))
     with pytest.raises(ValueError, match="^initial_point must have .* u, s, vt of shapes"):
         gradient_flow(problem, (np.eye(2), np.diag([1.0, 0.5]), np.eye(2)), [0, 1])
+
+
+@pytest.mark.parametrize("metric", [DeepLinearMetric(1), DeepLinearMetric(2, imbalance=-0.5)])
+def test_symmetric_triples_give_triples_by_entries_too(metric, rng):
+    u = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    problem, start = half_square(PositiveDefinite(3, metric), 2 * np.eye(3)), (u, np.ones(3), u.T)
+    flow = gradient_flow(problem, start, [0.0, 0.5])
+    by_entries = gradient_flow(problem, np.eye(3), [0.0, 0.5])
+    resumed = gradient_flow(problem, flow.points[-1], [0.5, 1.0])
+    for (u, s, vt), W in zip(flow.points, by_entries.points, strict=True):
+        np.testing.assert_allclose(u * s @ vt, W, atol=1e-7)
+    assert resumed.success
+
+
+def test_a_triple_gives_triples_with_a_riemannian_gradient_too():
+    manifold = FullRank(2, 2, DeepLinearMetric(2))
+    numpy = pymanopt.function.numpy(manifold)
+    problem = pymanopt.Problem(
+        manifold,
+        numpy(lambda W: np.sum(W**2) / 2),
+        riemannian_gradient=numpy(lambda W: manifold.metric.sharp(W, W)),
+    )
+    flow = gradient_flow(problem, (np.eye(2), np.ones(2), np.eye(2)), [0.0, 0.5])
+    u, s, vt = flow.points[-1]
+    # s' = -2 s^2 from 1
+    np.testing.assert_allclose(u * s @ vt, np.eye(2) / 2, atol=1e-7)

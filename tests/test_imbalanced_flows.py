@@ -190,6 +190,22 @@ def test_two_layers_leave_zero_as_riccati_has_it(m, n, difference):
     np.testing.assert_allclose(points, exact, rtol=0, atol=1e-9)
 
 
+def test_a_flow_that_ends_near_lower_rank_goes_on_from_its_triple():
+    rng = np.random.default_rng(31)
+    start = triple(4, 1, [0.3], rng)
+    target = -2.0 * start[0] * start[2] + 0.2 * rng.standard_normal((4, 1))
+    problem = fit(FullRank(4, 1, DeepLinearMetric(2, 0.7)), target)
+    fine = {"rtol": 1e-11, "atol": 1e-12}
+    whole = gradient_flow(problem, start, np.linspace(0.0, 2.0, 401), **fine)
+    least = int(np.argmin(whole.singular_values[:, 0]))
+    assert 0 < least < 400
+    assert whole.singular_values[least, 0] < 1e-2
+    u, s, vt = whole.points[-1]
+    rest = gradient_flow(problem, whole.points[least], [whole.times[least], 2.0], **fine)
+    x, d, yt = rest.points[-1]
+    np.testing.assert_allclose(x * d @ yt, u * s @ vt, rtol=0, atol=1e-9)
+
+
 def test_copies_past_lower_rank_flow_each_for_itself():
     rng = np.random.default_rng(4)
     starts, target = rng.standard_normal((2, 3, 2)), rng.standard_normal((3, 2))

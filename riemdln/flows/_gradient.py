@@ -54,11 +54,11 @@ def gradient_flow(
     Where the metric keeps the rank, as `DeepLinearMetric` does at depths of 2 and more, every
     singular value has relative accuracy, 1e-30 beside 1 included: the flow never changes the
     rank of a matrix or the sign of its determinant, and leaves saddles when it should. Elsewhere
-    errors are those of the largest entry. Under a metric that depends on singular vectors which a
-    matrix of lower rank does not determine, as layers off balance may have it, the flow holds these
-    beside the matrix, and passes through lower rank as the layers do. On `FixedRank` at depth 1
-    singular vectors turn at a rate of 1 / s_i, so a flow that goes to lower rank is stiff there,
-    and stalls at singular values of about 1e-10; a start with s_i = 0 is an error.
+    errors are those of the largest entry. The metric of layers off balance may depend on singular
+    vectors that a matrix of lower rank does not determine. Then the flow holds these beside the
+    matrix, and passes through lower rank as the layers do. On `FixedRank` at depth 1, and off
+    balance, singular vectors turn at a rate of 1 / s_i. So a flow that goes to lower rank is stiff
+    there, and stalls at singular values of about 1e-10; a start with s_i = 0 is an error.
 
     Parameters
     ----------
@@ -105,7 +105,8 @@ def gradient_flow(
     Raises
     ------
     FlowError
-        If the integrator fails, or the cost or its gradient is not finite where the flow is.
+        If the integrator fails, the cost or its gradient is not finite where the flow is, or
+        singular vectors turn infinitely fast there, at a singular value of zero.
     TypeError, ValueError
         If the manifold has no coordinates for a flow, the start is no point of it, the times do
         not increase, a tolerance is not positive or an option is not one of the method's.

@@ -257,7 +257,7 @@ class AmbientPlace:
 
 
 class StackCoordinates(CoordinatesBase):
-    """The entries of a stack of matrices under a metric: K independent copies.
+    """The entries of a matrix under a metric, or of a stack: K independent copies.
 
     Parameters
     ----------
@@ -292,7 +292,7 @@ class StackCoordinates(CoordinatesBase):
 
 
 class StackPlace:
-    """A stack of matrices by its entries."""
+    """A matrix, or a stack of matrices, by its entries."""
 
     def __init__(
         self,

@@ -146,10 +146,10 @@ class FactorCoordinates(CoordinatesBase):
     def at(self, state: Array) -> FactorPlace:
         """The point U B V^T, of which U and V need not be quite orthonormal."""
         m, k = self._m, self._k
-        rows = state.reshape(*self.stack, -1)
+        copies = state.reshape(*self.stack, -1)
         U, B, V = (
             part.reshape(*self.stack, -1, k)
-            for part in np.split(rows, [m * k, m * k + k * k], axis=-1)
+            for part in np.split(copies, [m * k, m * k + k * k], axis=-1)
         )
         return FactorPlace(self._geometry, U, B, V)
 
@@ -177,8 +177,8 @@ class FactorPlace(FramedPlace):
         """The velocities of U, B and V."""
         u, s, vt = self.frame
         left, right = u.mT @ self._U, vt @ self._V
-        # The formulas hold for u, diag(s) and vt^T. Here u = U C with C = left^{-1}, which does
-        # not move, and the same on the right.
+        # The formulas hold for u, diag(s) and vt^T. Here U = u left, where left does not move, and
+        # the same on the right.
         B = np.linalg.solve(left, np.linalg.solve(right, Z.M.mT).mT)
         rounding = max(self.frame.shape) * np.finfo(np.float64).eps * Z.largest()[..., None, None]
         return rows(
@@ -191,7 +191,7 @@ class FactorPlace(FramedPlace):
 def _turned(Up: Array | None, s: Array, left: Array, U: Array, rounding: Array) -> Array:
     """The velocity Up S^{-1} u^T U of an outer factor; a square one stays."""
     if Up is None:
-        return 0.0 * U
+        return np.zeros_like(U)
     if np.any((s[..., None, :] == 0) & (np.abs(Up) > rounding)):
         raise OutsideError("singular vectors turn infinitely fast at a singular value of zero")
     return quotient(Up, s[..., None, :]) @ left

@@ -85,8 +85,8 @@ class MultiplicativeCoordinates(CoordinatesBase):
 
     def _factors(self, state: Array) -> tuple[Array, Array]:
         (m, r), (n, _) = self._shapes
-        rows = state.reshape(*self.stack, -1)
-        X, Y = rows[..., : m * r], rows[..., m * r :]
+        copies = state.reshape(*self.stack, -1)
+        X, Y = copies[..., : m * r], copies[..., m * r :]
         return self._geometry.factors(X.reshape(*self.stack, m, r), Y.reshape(*self.stack, n, r))
 
 

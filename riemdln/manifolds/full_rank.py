@@ -241,7 +241,7 @@ class FullRank(MetricManifold):
         elif hasattr(metric, "needs_frame") and metric.needs_frame(*self._shape):
             kind = FactorCoordinates
         else:
-            return self._entries(points, name, is_triple=frame is not None)
+            return self._entries(frame, points, name)
         geometry = MatrixGeometry(
             at_frame=metric.at_frame,
             covector=lambda place, P: place.frame.split(self._gradient(P, place.matrix)),
@@ -254,11 +254,11 @@ class FullRank(MetricManifold):
 
     def entry_coordinates(self, point: Any, name: str = "initial_point") -> Coordinates:
         """The entries of a point, or of a stack of points, as coordinates."""
-        return self._entries(self._start(point, name)[1], name)
+        return self._entries(*self._start(point, name), name)
 
-    def _entries(self, points: Matrix, name: str, is_triple: bool = False) -> Coordinates:
+    def _entries(self, frame: Frame | None, points: Matrix, name: str) -> Coordinates:
         of_stack = self._at_stack, points, self._gradient, self.in_frame
-        if is_triple:
+        if frame is not None:
             return StackCoordinates(*of_stack, record=lambda W: FixedRankPoint(*whole_frame(W)))
         if points.ndim == 2:
             return AmbientCoordinates(self, points, name)

@@ -158,7 +158,7 @@ class PositiveDefinite(FullRank):
         return mean, mean
 
     def _at_stack(self, points: Matrix) -> MetricAt:
-        for W in points:
+        for W in points.reshape(-1, *self._shape):
             self._point("the point of a flow", W)
         return super()._at_stack(points)
 

@@ -111,7 +111,7 @@ class FrameAt(MetricAt):
         return (
             f"{self._singular_values()}, at which the kernel {self.kernel!r} takes values from "
             f"{float(xp.min(self._least)):g} to {float(xp.max(self._largest)):g}: it must be "
-            "finite and nonnegative, also from zero where W is not square; is W too large?"
+            "finite and nonnegative, also at zero if W is not square; is W too large?"
         )
 
     @cached_property

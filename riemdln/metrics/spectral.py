@@ -35,9 +35,9 @@ class SpectralMetric(Metric):
     Parameters
     ----------
     kernel : Kernel, callable or float
-        The kernel theta, nonnegative, and positive where s and t are, and at (s, 0) and (0, s) too
-        if the matrices are not square: a `riemdln.kernels.Kernel`,
-        ``kernel(s, t)`` on arrays of singular values that broadcast together, or a number. It need
+        The kernel theta: a `riemdln.kernels.Kernel`, ``kernel(s, t)`` on arrays of singular values
+        that broadcast together, or a number. It is nonnegative, and positive where s and t are.
+        Where theta(s, 0) = 0, matrices that are not square keep their row or column space. It need
         not be symmetric. Derivatives of the metric need a kernel that is finite where s or t is
         zero.
 
