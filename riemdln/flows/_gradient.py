@@ -141,9 +141,9 @@ def gradient_flow(
     where psi_ij = theta(s_i, s_j) / (s_i + s_j) and e_j = theta(0, s_j) / s_j. A new frame begins,
     with X = U, d = s and Y = V, where X or Y has stretched anything thirtyfold.
 
-    Where it holds singular vectors, W = U B V^T with orthonormal columns in U and V. Along the
-    tangent vector U M V^T + Up V^T + U Vp^T the integrator moves B by M, U by Up B^{-1} and V by
-    Vp B^{-T} (Koch and Lubich 2007). Of layers off balance Up and Vp fall as s^2 near lower rank,
+    Where it holds singular vectors, W = U C V^T with orthonormal columns in U and V. Along the
+    tangent vector U M V^T + Up V^T + U Vp^T the integrator moves C by M, U by Up C^{-1} and V by
+    Vp C^{-T} (Koch and Lubich 2007). Of layers off balance Up and Vp fall as s^2 near lower rank,
     so that these velocities are smooth there. The velocity of W as a function of W is not: its
     Lipschitz constant grows as 1 / s, and errors of W by the same factor.
 

@@ -113,15 +113,15 @@ class FramedPlace(abc.ABC):
 
 
 class FactorCoordinates(CoordinatesBase):
-    r"""Three factors of a matrix of rank k: W = U B V^T with any square B.
+    r"""Three factors of a matrix of rank k: W = U C V^T with any square C.
 
     Singular vectors turn fast where singular values meet, these factors do not: along the tangent
     vector u M vt + Up vt + u Vp^T they may move by
 
-    .. math:: \dot U = U_p B^{-1}, \qquad \dot B = M, \qquad \dot V = V_p B^{-T}
+    .. math:: \dot U = U_p C^{-1}, \qquad \dot C = M, \qquad \dot V = V_p C^{-T}
 
-    where U = u, B = diag(s) and V = vt^T (Koch and Lubich 2007, with B for their S). U and V hold
-    the row and the column space also where B is singular and the entries of W do not determine
+    where U = u, C = diag(s) and V = vt^T (Koch and Lubich 2007, with C for their S). U and V hold
+    the row and the column space also where C is singular and the entries of W do not determine
     them.
 
     Parameters
@@ -144,46 +144,46 @@ class FactorCoordinates(CoordinatesBase):
         self.state = rows(U, s[..., None] * np.eye(self._k), Vt.mT)
 
     def at(self, state: Array) -> FactorPlace:
-        """The point U B V^T, of which U and V need not be quite orthonormal."""
+        """The point U C V^T, of which U and V need not be quite orthonormal."""
         m, k = self._m, self._k
         copies = state.reshape(*self.stack, -1)
-        U, B, V = (
+        U, C, V = (
             part.reshape(*self.stack, -1, k)
             for part in np.split(copies, [m * k, m * k + k * k], axis=-1)
         )
-        return FactorPlace(self._geometry, U, B, V)
+        return FactorPlace(self._geometry, U, C, V)
 
 
 class FactorPlace(FramedPlace):
-    """A point U B V^T, and how the factors move."""
+    """A point U C V^T, and how the factors move."""
 
-    def __init__(self, geometry: MatrixGeometry, U: Array, B: Array, V: Array) -> None:
+    def __init__(self, geometry: MatrixGeometry, U: Array, C: Array, V: Array) -> None:
         super().__init__(geometry)
-        self._U, self._B, self._V = U, B, V
+        self._U, self._C, self._V = U, C, V
 
     @cached_property
     def matrix(self) -> Array:
         """The matrix itself."""
-        return finite("the point", self._U @ self._B @ self._V.mT)
+        return finite("the point", self._U @ self._C @ self._V.mT)
 
     @cached_property
     def frame(self) -> Frame:
         """Its frame."""
         (Q_u, R_u), (Q_v, R_v) = np.linalg.qr(self._U), np.linalg.qr(self._V)
-        left, s, right = np.linalg.svd(finite("the point", R_u @ self._B @ R_v.mT))
+        left, s, right = np.linalg.svd(finite("the point", R_u @ self._C @ R_v.mT))
         return Frame(Q_u @ left, s, right @ Q_v.mT)
 
     def velocity(self, Z: Blocks) -> Array:
-        """The velocities of U, B and V."""
+        """The velocities of U, C and V."""
         u, s, vt = self.frame
         left, right = u.mT @ self._U, vt @ self._V
         # The formulas hold for u, diag(s) and vt^T. Here U = u left, where left does not move, and
         # the same on the right.
-        B = np.linalg.solve(left, np.linalg.solve(right, Z.M.mT).mT)
+        C = np.linalg.solve(left, np.linalg.solve(right, Z.M.mT).mT)
         rounding = max(self.frame.shape) * np.finfo(np.float64).eps * Z.largest()[..., None, None]
         return rows(
             _turned(Z.Up, s, left, self._U, rounding),
-            B,
+            C,
             _turned(Z.Vp, s, right, self._V, rounding),
         )
 

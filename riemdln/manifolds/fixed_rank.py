@@ -424,7 +424,7 @@ class FixedRank(MetricManifold):
         """Coordinates for differential equations around a point.
 
         Under a metric whose flows keep the rank they are multiplicative ones, which give every
-        singular value to relative accuracy; under any other three factors U B V^T, B invertible.
+        singular value to relative accuracy; under any other three factors U C V^T, C square.
 
         Parameters
         ----------
