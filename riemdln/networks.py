@@ -388,7 +388,8 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
     Returns
     -------
     array (N - 1,)
-        They may have either sign. What is a rounding error is zero, as it is for balanced layers.
+        They may have either sign. What is a rounding error is zero, as it is for balanced layers,
+        and so is what is lost where squares of entries underflow.
 
     Raises
     ------
@@ -412,7 +413,9 @@ def nearest_imbalance(layers: Sequence[Array]) -> Array:
     for (below, above), D in zip(pairwise(layers), imbalances(layers), strict=True):
         mean = xp.linalg.trace(D)[None] / D.shape[0]
         sizes = finite("the squares of layers", xp.sum(below * below) + xp.sum(above * above))
-        rounding = 4 * limits(mean).eps * sizes
+        eps, tiny, _ = limits(mean)
+        # Each product that underflows is off by up to tiny.
+        rounding = 4 * eps * sizes + tiny / eps
         means.append(xp.where(xp.abs(mean) > rounding, mean, 0.0))
     return xp.concat(means)
 

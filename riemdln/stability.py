@@ -414,10 +414,11 @@ class _TangentSpace(NamedTuple):
 
     def norm(self, vector: Vector) -> float:
         """The norm of a vector, also where its square is out of range."""
-        square, scale = self.inner(vector, vector), 1.0
-        if not sys.float_info.min < square < math.inf:
-            scale = _SCALE if square < 1 else 1 / _SCALE
-            square = self.inner(scale * vector, scale * vector)
+        with np.errstate(over="ignore", invalid="ignore"):
+            square, scale = self.inner(vector, vector), 1.0
+            if not sys.float_info.min < square < math.inf:
+                scale = _SCALE if square < 1 else 1 / _SCALE
+                square = self.inner(scale * vector, scale * vector)
         return math.sqrt(max(square, 0.0)) / scale
 
     def beside(self, basis: list[Vector], vector: Vector) -> Vector | None:
@@ -467,8 +468,14 @@ class _Subspace:
         """What the map makes of a vector, if it is not lost to underflow."""
         image, norm = self._apply(direction), self._space.norm
         if norm(image) < 1e-200:
-            scaled = self._apply(_SCALE * direction)
-            if norm(_combination([1.0, -_SCALE], [scaled, image])) > _LOST * norm(scaled):
+            scale = _SCALE
+            with np.errstate(over="ignore", invalid="ignore"):
+                scaled = self._apply(scale * direction)
+                while scale > 2 and not norm(scaled) < math.inf:  # so much overflows on the way
+                    scale = math.sqrt(scale)
+                    scaled = self._apply(scale * direction)
+                lost = norm(_combination([1.0, -scale], [scaled, image]))
+            if not lost <= _LOST * norm(scaled) < math.inf:
                 raise ValueError(
                     "the Hessian at point must be in the range of floating-point numbers, but it "
                     "is lost to underflow: scale the problem"

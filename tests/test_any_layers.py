@@ -541,6 +541,15 @@ def test_the_nearest_imbalance_of_balanced_layers_is_zero(rng, depth):
         np.testing.assert_array_equal(nearest_imbalance(layers), np.zeros(depth - 1))
 
 
+@pytest.mark.parametrize("scale", [1e-165, 1e-160, 1e-155, 1e-150])
+def test_the_nearest_imbalance_of_small_layers_is_zero_where_squares_underflow(rng, scale):
+    for _ in range(50):
+        layers = [scale * W for W in balanced_layers(rng.standard_normal((3, 3)), 3)]
+        np.testing.assert_array_equal(nearest_imbalance(layers), np.zeros(2))
+    small = nearest_imbalance([1e-140 * np.eye(2), 1e-140 * np.diag([3.0, 1.0])])
+    np.testing.assert_allclose(small, [4e-280], rtol=1e-12)
+
+
 def test_the_velocity_error_takes_metrics_only():
     with pytest.raises(TypeError, match=r"^metric must be a riemdln.Metric, got 2"):
         velocity_error([np.eye(2), np.eye(2)], 2)

@@ -640,12 +640,39 @@ def test_refuses_what_is_no_increasing_function():
         ([-1e4, -1e-12], [1e4, 1e-12, 0.0]),
         ([-1e17, -1.0], [1e17, 1.0, 0.0]),
         ([0.1, 0.2, -0.3], [0.0, 0.1, 0.3, 0.0]),
+        ([0.3, -0.1, -0.2], [0.0, 0.3, 0.2, 0.0]),
+        ([1e-7, 1e8, -1e8], [0.0, 1e-7, 1e8, 1e-7]),
+        ([1e8, -1e8, 1e-7], [0.0, 1e8, 0.0, 1e-7]),
+        ([1e8, -1e8, 1e-20], [0.0, 1e8, 0.0, 1e-20]),
+        ([-1e8, 1e8, -1e-7], [1e8, 0.0, 1e8, 1e8]),
     ],
 )
 def test_small_differences_stand_beside_large_ones(differences, offsets):
     """The singular values of layers of a singular value of zero are the roots of the c_j."""
     own = ImbalancedKernel(differences).layer_singular_values(np.zeros(1))
     np.testing.assert_allclose(np.concatenate(own) ** 2, offsets, rtol=1e-12)
+    reverse = [-difference for difference in differences[::-1]]
+    own = ImbalancedKernel(reverse).layer_singular_values(np.zeros(1))
+    np.testing.assert_allclose(np.concatenate(own) ** 2, offsets[::-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("differences", "c"),
+    [
+        ([1e-7, 1e8, -1e8], [0.0, 1e-7, 1e8, 1e-7]),
+        ([1e8, -1e8, 1e-7], [0.0, 1e8, 0.0, 1e-7]),
+        ([1e4, -1e4, 1e-12], [0.0, 1e4, 0.0, 1e-12]),
+    ],
+)
+@pytest.mark.parametrize("s", [1e-2, 1e-6, 1e-12])
+def test_the_kernel_of_small_differences_beside_large_ones(differences, c, s):
+    metric = DeepLinearMetric(4, differences)
+    assert metric.keeps_rank == (c.count(0.0) > 1)
+    with mpmath.workdps(60):  # the derivative of the product of all x + c_j
+        x = exact_square(c, s)
+        exact = sum(product([c_k for k, c_k in enumerate(c) if k != j], x) for j in range(4))
+    for kernel in (metric.kernel, metric.kernel.transpose):
+        assert float(kernel(np.float64(s), np.float64(s))) == pytest.approx(float(exact), rel=1e-13)
 
 
 def test_an_imbalance_out_of_range_is_refused():

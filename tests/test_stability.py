@@ -161,6 +161,28 @@ def test_eigenvalues_whose_squares_leave_the_range():
         sharpness(problem, target)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1e-140, 1e-120, 1e-60, 1.0, 1e120])
+def test_a_hessian_that_is_lost_is_not_one_of_zero(size):
+    manifold = FullRank(2, 2, DeepLinearMetric(2), rng=0)
+    plain = pymanopt.function.numpy(manifold)
+    W = np.diag([2.0, 1.0]) * size
+
+    def multiple(factor):  # its largest eigenvalue is factor theta(s_1, s_1) = 2 factor s_1
+        return pymanopt.Problem(
+            manifold,
+            plain(lambda W: 0.0),
+            euclidean_gradient=plain(lambda W: 0 * W),
+            euclidean_hessian=plain(lambda W, X: factor * X),
+        )
+
+    assert sharpness(multiple(0.0), W) == 0
+    assert sharpness(multiple(1e-150 / size), W) == pytest.approx(4e-150, rel=1e-9)
+    if size < 1:  # entries of the Hessian's products are less than eigenvalues
+        with pytest.raises(ValueError, match="^the Hessian at point must be in the range of float"):
+            sharpness(multiple(1e-300 / size), W)
+
+
 # Every manifold and metric, anywhere.
 
 

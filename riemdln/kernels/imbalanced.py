@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -13,8 +14,8 @@ import numpy as np
 
 from riemdln._arrays import (
     Array,
+    NotFiniteError,
     everywhere,
-    finite,
     finite_array,
     floating_array,
     floating_arrays,
@@ -98,7 +99,7 @@ class ImbalancedKernel(Kernel):
                 f"imbalance must be a sequence of numbers, got shape {differences.shape}"
             )
         self._imbalance = tuple(differences.tolist())
-        self._c = tuple(_offsets(differences).tolist())
+        self._c = _offsets(self._imbalance)
 
     @property
     def depth(self) -> int:
@@ -240,25 +241,30 @@ class ImbalancedKernel(Kernel):
         return xp.where(positive, xp.exp(u / 2), 0.0)
 
 
-def _offsets(differences: np.ndarray) -> np.ndarray:
+def _offsets(differences: Sequence[float]) -> tuple[float, ...]:
     """The numbers c_j with these differences, of which the least is zero.
 
-    They are summed from the least one on, so that large differences elsewhere cost small ones no
-    digits. Sums that come back to the least one do so up to rounding errors of what was summed.
+    Sums are exact, so that large differences cost small ones no digits. But each difference may
+    be a rounded number: a c_j within the rounding errors of those between it and a least one is
+    zero too.
     """
+    steps = [Fraction(difference) for difference in differences]
+    c, way = ([*accumulate(terms, initial=Fraction(0))] for terms in (steps, map(abs, steps)))
+    least = min(c)
+    ends = [length for c_j, length in zip(c, way, strict=True) if c_j == least]
 
-    def outwards(steps: np.ndarray) -> np.ndarray:
-        before, after = steps[:least][::-1], steps[least:]
-        return np.concatenate([np.cumsum(before)[::-1], [0.0], np.cumsum(after)])
+    def rounding(length: Fraction) -> Fraction:
+        i = bisect(ends, length)  # one of the neighbours is the nearest
+        nearest = min(abs(length - end) for end in ends[max(i - 1, 0) : i + 1])
+        return nearest * Fraction(np.finfo(float).eps) / 2
 
-    # Rounded sums may tie where a small difference says which of them is less.
-    exact = [*accumulate(map(Fraction, differences.tolist()), initial=Fraction(0))]
-    least = exact.index(min(exact))
-    with np.errstate(over="ignore", invalid="ignore"):
-        signs = np.where(np.arange(len(differences)) < least, -1.0, 1.0)
-        offsets = finite("imbalance", outwards(signs * differences))
-        sizes = outwards(np.abs(differences))
-    return np.where(offsets <= 4 * np.finfo(float).eps * sizes, 0.0, offsets)
+    try:
+        return tuple(
+            float(c_j - least) if c_j - least > rounding(length) else 0.0
+            for c_j, length in zip(c, way, strict=True)
+        )
+    except OverflowError:
+        raise NotFiniteError("imbalance must be finite, but its sums overflow") from None
 
 
 def network_kernel(depth: float, imbalance: Any = 0.0) -> DeepLinearKernel | ImbalancedKernel:
