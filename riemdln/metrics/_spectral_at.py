@@ -479,13 +479,12 @@ def needs_frame(kernel: Kernel, frame: Frame) -> bool:
     s, xp = frame.s, namespace(frame.s)
     if everywhere(least(s, -1) > frame.rounding, otherwise=True):
         return False
-    for spans, inside, beyond in (
-        (frame.spans_columns, kernel(0.0 * s, s), kernel.transpose.edge(s)),
-        (frame.spans_rows, kernel(s, 0.0 * s), kernel.edge(s)),
-    ):
-        differ = xp.any(xp.abs(inside - beyond) > 1e-8 * inside)
-        if not spans and certain(differ, otherwise=False):
-            return True
+    for spans, side in ((frame.spans_columns, kernel.transpose), (frame.spans_rows, kernel)):
+        if not spans:
+            inside = side(s, 0.0 * s)
+            differ = xp.any(xp.abs(inside - side.edge(s)) > 1e-8 * inside)
+            if certain(differ, otherwise=False):
+                return True
     return False
 
 
