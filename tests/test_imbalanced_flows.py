@@ -327,3 +327,13 @@ def test_the_kernel_alone_flows_from_triples_as_the_layers(m, n, imbalance):
     flow = gradient_flow(fit(FullRank(m, n, metric), target), start, times, **fine)
     points = [u * s @ vt for u, s, vt in flow.points]
     np.testing.assert_allclose(points, network.points, rtol=0, atol=1e-9)
+
+
+def test_of_a_stack_the_matrices_of_lower_rank_alone_need_frames(rng):
+    # At zero the kernel agrees with its edges, and at the other matrix it does not.
+    metric, W = SpectralMetric(KERNEL), np.stack([np.zeros((4, 2)), rng.standard_normal((4, 2))])
+    P = rng.standard_normal((2, 4, 2))
+    expected = [metric.sharp(*pair) for pair in zip(W, P, strict=True)]
+    np.testing.assert_allclose(metric.sharp(W, P), expected, rtol=0, atol=1e-14)
+    with pytest.raises(ValueError, match="^W must have full rank under the kernel"):
+        metric.sharp(np.stack([W[1], np.eye(4, 2) * [1.0, 0.0]]), P)

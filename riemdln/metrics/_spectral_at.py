@@ -477,13 +477,14 @@ def needs_frame(kernel: Kernel, frame: Frame) -> bool:
     it.
     """
     s, xp = frame.s, namespace(frame.s)
-    if everywhere(least(s, -1) > frame.rounding, otherwise=True):
+    has_full_rank = least(s, -1) > frame.rounding
+    if everywhere(has_full_rank, otherwise=True):
         return False
     for spans, side in ((frame.spans_columns, kernel.transpose), (frame.spans_rows, kernel)):
         if not spans:
             inside = side(s, 0.0 * s)
-            differ = xp.any(xp.abs(inside - side.edge(s)) > 1e-8 * inside)
-            if certain(differ, otherwise=False):
+            differ = xp.abs(inside - side.edge(s)) > 1e-8 * inside
+            if certain(xp.any(differ & ~has_full_rank[..., None]), otherwise=False):
                 return True
     return False
 
