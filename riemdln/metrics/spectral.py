@@ -20,7 +20,7 @@ from riemdln.metrics.metric import Metric, require_no_derivatives
 
 __all__ = ["SpectralMetric"]
 
-# Of these sizes are singular values at which a kernel may differ from its edges.
+# Singular values of many sizes, to find any at which a kernel differs from its edges.
 _SIZES = np.logspace(-30, 8, 39)
 
 
@@ -219,12 +219,12 @@ class SpectralMetric(Metric):
         """
         m, n = integer("m", m), integer("n", n)
         r = min(m, n)
-        # Beside zero, as kernels of which two layers or more are zero there have their edges there.
+        # At zero itself a kernel may agree with its edges: those of two layers or more do.
         s = np.repeat(_SIZES[:, None], r, axis=1)
         s[:, -1] = 0.0
-        frame = Frame(np.zeros((len(s), m, r)), s, np.zeros((len(s), r, n)))
+        U, Vt = (np.broadcast_to(0.0, (len(s), *shape)) for shape in ((m, r), (r, n)))
         with np.errstate(all="ignore"):
-            return needs_frame(self._kernel, frame)
+            return needs_frame(self._kernel, Frame(U, s, Vt))
 
     def sharp(self, W: Array, P: Array) -> Array:
         """The cometric A_W: from a Euclidean gradient to the Riemannian gradient.
