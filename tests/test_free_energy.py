@@ -416,3 +416,35 @@ def test_the_entropy_pulls_on_small_singular_values_as_it_should(depth, small):
     power = small ** (2 / depth)
     expected = power / small / depth / (1 - power) - small / (1 - small**2)
     assert gradient[1, 1] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("depth", [2, 3, math.inf])
+def test_the_entropy_has_an_edge_at_zero_unless_it_is_constant(depth):
+    metric, W = DeepLinearMetric(depth), np.diag([1.0, 0.0])
+    assert np.all(np.isnan(metric.entropy_gradient(W)))
+    assert np.all(np.isnan(metric.entropy_hessian(W, np.eye(2))))
+    if depth < math.inf:
+        assert not np.any(metric.entropy_gradient(np.zeros((3, 1))))
+        assert not np.any(metric.entropy_hessian(np.zeros((1, 3)), np.ones((1, 3))))
+
+
+@pytest.mark.parametrize(("depth", "imbalance"), [(1, 0), (2, 0.7), (3, [0.5, -0.2])])
+def test_flows_start_at_zero_singular_values_where_the_rank_is_not_kept(depth, imbalance):
+    manifold = FullRank(4, 2, DeepLinearMetric(depth, imbalance))
+    problem = free_energy(fit(manifold, np.vstack([np.eye(2), np.ones((2, 2))])), beta=2.0)
+    exact, near = (
+        gradient_flow(problem, (np.eye(4, 2), np.array([1.0, least]), np.eye(2)), [0.0, 0.3, 1.0])
+        for least in (0.0, 1e-12)
+    )
+    for (u, s, vt), (x, d, yt) in zip(exact.points, near.points, strict=True):
+        np.testing.assert_allclose(u * s @ vt, x * d @ yt, rtol=0, atol=1e-7)
+
+
+def test_at_depths_below_two_the_entropy_is_flat_at_a_zero():
+    """At depth 1.5 it goes as s^{4/3}, which has a gradient and no second derivative."""
+    metric, W = DeepLinearMetric(1.5), np.diag([1.0, 0.0])
+    for X in np.diag([1.0, 0.0]), np.diag([0.0, 1.0]):
+        slope = (metric.entropy(W + 1e-9 * X) - metric.entropy(W)) / 1e-9
+        assert np.sum(metric.entropy_gradient(W) * X) == pytest.approx(slope, abs=1e-3)
+    assert np.all(np.isnan(metric.entropy_hessian(W, np.eye(2))))
+    assert np.all(np.isnan(metric.entropy_gradient(np.diag([1.0, 0.0, 0.0]))))

@@ -282,6 +282,27 @@ def test_the_entropy_is_the_volume_of_the_orbit(rng, depth, imbalance, shape):
     np.testing.assert_allclose(metric.entropy_hessian(W, X), change, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("zeros", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 3), (3, 5), (4, 3)])
+@pytest.mark.parametrize(("depth", "imbalance"), [(1, 0), (2, 0.7), (3, [0.4, -0.9])])
+def test_the_entropy_is_smooth_where_one_layer_goes_to_zero(rng, shape, depth, imbalance, zeros):
+    metric, h = DeepLinearMetric(depth, imbalance), 3e-5
+    s = np.where(np.arange(3) < 3 - zeros, [1.3, 0.8, 0.5], 0.0)
+    X, Y = rng.standard_normal((2, *shape))
+    U, _, Vt = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+    W, at = U * s @ Vt, metric.at_frame((U, s, Vt))  # singular values of exactly zero
+
+    def entropy(x, y):
+        return metric.entropy(W + x * h * X + y * h * Y)
+
+    blocks = at.frame.split(X)
+    slope = (entropy(1, 0) - entropy(-1, 0)) / (2 * h)
+    assert at.pair(at.entropy_gradient(), blocks) == pytest.approx(slope, abs=1e-6)
+    corners = entropy(1, 1) - entropy(1, -1) - entropy(-1, 1) + entropy(-1, -1)
+    second = at.pair(at.entropy_hessian(blocks), at.frame.split(Y))
+    assert second == pytest.approx(corners / (4 * h**2), abs=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(3, 3), (2, 4), (4, 2)])
 @pytest.mark.parametrize(("depth", "imbalance"), IMBALANCES)
 def test_a_step_of_the_network_is_one_of_its_layers(rng, depth, imbalance, shape):

@@ -5,6 +5,7 @@ import mpmath
 import numpy as np
 import pymanopt
 import pytest
+from scipy.integrate import solve_ivp
 
 from riemdln import (
     DeepLinearMetric,
@@ -316,3 +317,79 @@ def test_rounding_errors_turn_no_singular_vector_at_zero(rng):
     x, d, yt = flow.points[-1]
     exact = u * [2 - np.exp(-1.0), 1 - np.exp(-1.0)] @ vt
     np.testing.assert_allclose(x * d @ yt, exact, atol=1e-9)
+
+
+KERNEL = ImbalancedKernel([0.0, 1.0])  # two layers go to zero with s, and the third one stays
+
+
+@pytest.mark.parametrize(
+    ("kernel", "columns", "rows"),
+    [
+        (ImbalancedKernel([0.7]), True, False),
+        (KERNEL, True, False),
+        (KERNEL + 0.1, True, False),
+        (ImbalancedKernel([-1.0, 0.0]) + 0.1, False, True),
+        (ImbalancedKernel([0.0, 1e-6]) + 0.1, True, False),
+        (ImbalancedKernel([0.0, 1e6]) + 0.1, True, False),
+        (ImbalancedKernel([1.0, -1.0]) + 0.1, False, False),
+        (DeepLinearMetric(3).kernel + 0.1, False, False),
+    ],
+    ids=str,
+)
+def test_metrics_need_frames_where_edges_are_no_limits(kernel, columns, rows):
+    metric = SpectralMetric(kernel)
+    assert metric.needs_frame(4, 2) is columns
+    assert metric.needs_frame(2, 4) is rows
+    assert not metric.needs_frame(3, 3)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "2", None])
+def test_sizes_of_frames_are_whole_numbers(size):
+    for name, shape in (("m", (size, 2)), ("n", (2, size))):
+        with pytest.raises((TypeError, ValueError), match=f"^{name} must be a"):
+            SpectralMetric(KERNEL).needs_frame(*shape)
+
+
+def test_sums_with_such_a_kernel_flow_from_triples():
+    target, s = np.diag([2.0, 1.5]), np.array([1.0, 0.0])
+    start, times = (np.eye(4, 2), s, np.eye(2)), [0.0, 0.5, 2.0]
+    problem = fit(FullRank(4, 2, SpectralMetric(KERNEL + 0.1)), np.eye(4, 2) @ target)
+
+    def speed(t, s):
+        """(q'(x) + 0.1) (target - s), with q(x) = x^2 (x + 1) = s^2."""
+        x = np.array([np.roots([1, 1, 0, -(size**2)]).real.max() for size in s])
+        return (3 * x**2 + 2 * x + 0.1) * (np.diag(target) - s)
+
+    expected = solve_ivp(speed, (0.0, 2.0), s, t_eval=times, rtol=1e-9, atol=1e-10).y.T
+    flow = gradient_flow(problem, start, times)
+    points = [u * s @ vt for u, s, vt in flow.points]
+    np.testing.assert_allclose(points, [np.eye(4, 2) * s for s in expected], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"^initial_point must have full rank, or be a triple"):
+        gradient_flow(problem, np.eye(4, 2) * s, times)
+
+
+@pytest.mark.parametrize(("m", "n", "imbalance"), [(4, 2, [0.0, 1.0]), (2, 4, [-1.0, 0.0])])
+def test_the_kernel_alone_flows_from_triples_as_the_layers(m, n, imbalance):
+    rng = np.random.default_rng(m)
+    start, target = triple(m, n, [1.0, 0.0], rng), rng.standard_normal((m, n))
+    times, fine = [0.0, 0.5, 2.0], {"rtol": 1e-11, "atol": 1e-12}
+    network = network_flow(
+        fit(FullRank(m, n, DeepLinearMetric(3, imbalance)), target),
+        balanced_layers(start, 3, imbalance),
+        times,
+        **fine,
+    )
+    metric = SpectralMetric(ImbalancedKernel(imbalance))
+    flow = gradient_flow(fit(FullRank(m, n, metric), target), start, times, **fine)
+    points = [u * s @ vt for u, s, vt in flow.points]
+    np.testing.assert_allclose(points, network.points, rtol=0, atol=1e-9)
+
+
+def test_of_a_stack_the_matrices_of_lower_rank_alone_need_frames(rng):
+    # At zero the kernel agrees with its edges, and at the other matrix it does not.
+    metric, W = SpectralMetric(KERNEL), np.stack([np.zeros((4, 2)), rng.standard_normal((4, 2))])
+    P = rng.standard_normal((2, 4, 2))
+    expected = [metric.sharp(*pair) for pair in zip(W, P, strict=True)]
+    np.testing.assert_allclose(metric.sharp(W, P), expected, rtol=0, atol=1e-14)
+    with pytest.raises(ValueError, match="^W must have full rank under the kernel"):
+        metric.sharp(np.stack([W[1], np.eye(4, 2) * [1.0, 0.0]]), P)

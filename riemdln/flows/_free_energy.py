@@ -49,10 +49,11 @@ def free_energy(problem: Problem | Manifold, beta: float) -> Problem:
 
     Notes
     -----
-    Where singular values are zero, F has no gradient: asking for it there raises an error in
-    pymanopt's manifolds and makes flows shorten their steps. F itself is infinite where two
-    singular values are zero, and at infinite depth where one is. Where one is zero at a finite
-    depth F has an edge there, as the power 2 / N of its size, over which an optimizer may step.
+    Where one of several singular values is zero, F has no gradient if two layers or more are zero
+    there, as in balance. Asking for it raises an error in pymanopt's manifolds and makes flows
+    shorten their steps. If one layer alone is zero there, F is smooth. In balance F is infinite
+    where two singular values are zero, and at infinite depth where one is. Where one is zero at a
+    finite depth F has an edge, as the power 2 / N of its size, over which an optimizer may step.
 
     Flows hold every singular value to relative accuracy, and the entropy pulls on each as it
     should. Elsewhere it is asked at a matrix, in which singular values have the rounding errors of

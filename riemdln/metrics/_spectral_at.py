@@ -305,14 +305,23 @@ class FrameAt(MetricAt):
 
     @cached_property
     def _entropy_slopes(self) -> Array:
-        """The derivatives d_i of `entropy` in s_i."""
+        """The derivatives d_i of `entropy` in s_i.
+
+        At s_i = 0 they are zero if fewer than two layers go to zero with s_i, of which the power
+        2 / order of s_i is in theta. Otherwise theta has an edge there, and they are NaN.
+        """
         xp, s = namespace(self.frame.s), self.frame.s
         self._require_derivatives()
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = self._left.derivative_in_square / self.theta.M
+            slope = xp.where((s[..., :, None] > 0) | (self._order < 2), slope, xp.nan)
             # Of a small singular value the term i = j is the largest, so that it is not subtracted.
-            slopes = s * xp.sum(xp.where(diagonal_mask(s), 0.0, slope), axis=-1)
-        return xp.where(s > 0, slopes, xp.nan)
+            return s * xp.sum(xp.where(diagonal_mask(s), 0.0, slope), axis=-1)
+
+    @property
+    def _order(self) -> float:
+        """How many layers go to zero with a singular value; infinite where none are known."""
+        return getattr(self.kernel, "order", math.inf)
 
     def entropy_hessian(self, X: Blocks) -> Blocks:
         r"""The derivative of `entropy_gradient` along X: that of a spectral function f(s).
@@ -320,7 +329,8 @@ class FrameAt(MetricAt):
         The diagonal of X is multiplied by the matrix of the second derivatives f_ij. Beside it, the
         symmetric part of X is multiplied by (d_i - d_j) / (s_i - s_j), whose limit is
         f_ii - f_ij, the antisymmetric part by (d_i + d_j) / (s_i + s_j), and what leaves a
-        space by d_i / s_i.
+        space by d_i / s_i. Where one layer goes to zero with s_i, f is even in s_i. So at s_i = 0
+        f_ij is zero, and d_i / s_i has the limit f_ii, twice the derivative in s_i^2.
         """
         xp, s, d = namespace(self.frame.s), self.frame.s, self._entropy_slopes
         column, row, on_diagonal = s[..., :, None], s[..., None, :], diagonal_mask(s)
@@ -328,20 +338,27 @@ class FrameAt(MetricAt):
         # limits at both ends, closeness^2 / 12.
         close = xp.abs(column - row) <= limits(s).eps ** (1 / 3) * xp.maximum(column, row)
         with np.errstate(divide="ignore", invalid="ignore"):
-            pure, mixed = (
-                xp.where(on_diagonal, 0.0, derivatives)
-                for derivatives in self.kernel.second_log_derivatives(  # type: ignore[attr-defined]
-                    column, row
-                )
+            pure, mixed = self.kernel.second_log_derivatives(  # type: ignore[attr-defined]
+                column, row
             )
-            own = xp.sum(pure, axis=-1) / (2 * s**2)
-            other = mixed / (2 * column * row)
+            zero, pairs = 0.0 * column, (*s.shape, s.shape[-1])
+            limit = filled(self.kernel.divided_difference(zero, zero, row), s, pairs)
+            limit = limit / self.theta.M if self._order == 1 else xp.nan + limit
+            mixed = xp.where((column > 0) & (row > 0), mixed / (2 * column * row), 0.0 * limit)
+            pure, other, limit = (
+                xp.where(on_diagonal, 0.0, terms) for terms in (pure, mixed, limit)
+            )
+            leaving = xp.where(s > 0, d / s, xp.sum(limit, axis=-1))
+            own = xp.where(s > 0, xp.sum(pure, axis=-1) / (2 * s**2), leaving)
             quotient = (d[..., :, None] - d[..., None, :]) / xp.where(close, 1.0, column - row)
             symmetric = xp.where(
                 close, (own[..., :, None] + own[..., None, :]) / 2 - other, quotient
             )
-            antisymmetric = (d[..., :, None] + d[..., None, :]) / (column + row)
-            leaving = d / s
+            antisymmetric = xp.where(
+                column + row > 0,
+                (d[..., :, None] + d[..., None, :]) / (column + row),
+                leaving[..., None],
+            )
         along_diagonal = other @ xp.linalg.diagonal(X.M)[..., None]
         hessian = self.spectral_hessian(leaving, symmetric, antisymmetric, X)
         return hessian + self.diagonal(along_diagonal[..., 0])
@@ -460,15 +477,15 @@ def needs_frame(kernel: Kernel, frame: Frame) -> bool:
     it.
     """
     s, xp = frame.s, namespace(frame.s)
-    if everywhere(least(s, -1) > frame.rounding, otherwise=True):
+    has_full_rank = least(s, -1) > frame.rounding
+    if everywhere(has_full_rank, otherwise=True):
         return False
-    for spans, inside, beyond in (
-        (frame.spans_columns, kernel(0.0 * s, s), kernel.transpose.edge(s)),
-        (frame.spans_rows, kernel(s, 0.0 * s), kernel.edge(s)),
-    ):
-        differ = xp.any(xp.abs(inside - beyond) > 1e-8 * inside)
-        if not spans and certain(differ, otherwise=False):
-            return True
+    for spans, side in ((frame.spans_columns, kernel.transpose), (frame.spans_rows, kernel)):
+        if not spans:
+            inside = side(s, 0.0 * s)
+            differ = xp.abs(inside - side.edge(s)) > 1e-8 * inside
+            if certain(xp.any(differ & ~has_full_rank[..., None]), otherwise=False):
+                return True
     return False
 
 

@@ -274,6 +274,8 @@ class DeepLinearMetric(SpectralMetric):
         Returns
         -------
         array (..., m, n)
+            NaN where the entropy has no gradient. If two layers or more go to zero with W, as all
+            do in balance, that is where one of several singular values is zero.
 
         Examples
         --------
@@ -310,6 +312,7 @@ class DeepLinearMetric(SpectralMetric):
         Returns
         -------
         array (..., m, n)
+            NaN where the gradient is, and at depths between 1 and 2 where it has no derivative.
 
         Raises
         ------

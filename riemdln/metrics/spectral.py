@@ -20,6 +20,9 @@ from riemdln.metrics.metric import Metric, require_no_derivatives
 
 __all__ = ["SpectralMetric"]
 
+# Singular values of many sizes, to find any at which a kernel differs from its edges.
+_SIZES = np.logspace(-30, 8, 39)
+
 
 class SpectralMetric(Metric):
     r"""A metric that acts entrywise in the frame of the singular value decomposition.
@@ -208,10 +211,20 @@ class SpectralMetric(Metric):
         ----------
         m, n : int
             The numbers of rows and columns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one of them is no positive whole number.
         """
+        m, n = integer("m", m), integer("n", n)
         r = min(m, n)
+        # At zero itself a kernel may agree with its edges: those of two layers or more do.
+        s = np.repeat(_SIZES[:, None], r, axis=1)
+        s[:, -1] = 0.0
+        U, Vt = (np.broadcast_to(0.0, (len(s), *shape)) for shape in ((m, r), (r, n)))
         with np.errstate(all="ignore"):
-            return needs_frame(self._kernel, Frame(np.zeros((m, r)), np.zeros(r), np.zeros((r, n))))
+            return needs_frame(self._kernel, Frame(U, s, Vt))
 
     def sharp(self, W: Array, P: Array) -> Array:
         """The cometric A_W: from a Euclidean gradient to the Riemannian gradient.
