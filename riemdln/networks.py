@@ -30,7 +30,7 @@ from riemdln._arrays import (
     nonnegative_number,
     random_generator,
 )
-from riemdln._frame import Frame, require_orthonormal, singular_frame
+from riemdln._frame import Frame, is_orthonormal, singular_frame
 from riemdln.kernels.imbalanced import network_kernel
 
 __all__ = [
@@ -163,7 +163,11 @@ def balanced_layers(W: Any, depth: float, imbalance: Any = 0.0) -> list[Array]:
                 f"got shapes {tuple(u.shape)}, {tuple(s.shape)}, {tuple(vt.shape)}"
             )
         frame = Frame(u, s, vt)
-        require_orthonormal(("W[0]", "W[2]"), frame)
+        for name, factor, lines in (("W[0]", u, "columns"), ("W[2]", vt.mT, "rows")):
+            if not is_orthonormal(factor):
+                raise ValueError(
+                    f"{name} must have orthonormal {lines}, as in a singular value decomposition"
+                )
         if depth == 1:
             return [u * s @ vt]
     else:

@@ -289,15 +289,28 @@ def test_rounding_errors_of_single_precision_say_no_singular_vectors():
         gradient_flow(problem, W, [0.0, 0.5])
 
 
+@pytest.mark.parametrize("imbalance", [0.0, 0.7])
+def test_a_triple_stands_for_its_matrix_whatever_its_factors_are(imbalance, rng):
+    # Those of tiny factors would be lost in absolute tolerances.
+    u, s, vt = triple(4, 2, [2.0, 0.5], rng)
+    problem = fit(FullRank(4, 2, DeepLinearMetric(2, imbalance)), np.ones((4, 2)))
+    turn, times = np.array([[1.0, 1.0], [0.0, 1e-3]]), [0.0, 0.5]
+    expected = gradient_flow(problem, u * s @ vt, times).points
+    for factors in (
+        (1e-12 * u, 1e24 * s, 1e-12 * vt),
+        (u @ turn, np.ones(2), np.linalg.solve(turn, s[:, None] * vt)),
+    ):
+        points = [x * d @ yt for x, d, yt in gradient_flow(problem, factors, times).points]
+        np.testing.assert_allclose(points, expected, rtol=0, atol=1e-7)
+    u[:, 1] = 0.0
+    with pytest.raises(ValueError, match=r"^initial_point\.u must have rank 2"):
+        gradient_flow(problem, (u, s, vt), times)
+
+
 @pytest.mark.parametrize("part", [0, 2])
-def test_triples_need_orthonormal_vectors(part, rng):
+def test_layers_of_a_triple_need_orthonormal_vectors(part, rng):
     start = [*triple(4, 3, [2.0, 1.0, 0.5], rng)]
     start[part] = start[part] * (1.0 + 1e-7)
-    metric = DeepLinearMetric(2, 0.7)
-    problem = fit(FullRank(4, 3, metric), np.ones((4, 3)))
-    name = {0: "u", 2: "vt"}[part]
-    with pytest.raises(ValueError, match=rf"^initial_point\.{name} must have orthonormal"):
-        gradient_flow(problem, tuple(start), [0.0, 0.5])
     with pytest.raises(ValueError, match=rf"^W\[{part}\] must have orthonormal"):
         balanced_layers(tuple(start), 2, 0.7)
 

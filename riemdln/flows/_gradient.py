@@ -68,10 +68,10 @@ def gradient_flow(
         singular vectors near lower rank.
     initial_point : array_like, or as the manifold has its points
         Where the flow starts. On `FullRank` it may also be a triple of arrays (u, s, vt) that
-        stands for u diag(s) vt, with orthonormal columns in u and rows in vt. It holds singular
-        values of any spread, and singular vectors at lower rank, where the entries of one matrix do
-        not. Or it may be a stack of K matrices (K, m, n), or of such triples, which is an ensemble
-        of K independent flows.
+        stands for u diag(s) vt, such as a singular value decomposition. It holds singular values of
+        any spread, and singular vectors at lower rank, where the entries of one matrix do not. Or
+        it may be a stack of K matrices (K, m, n), or of such triples, which is an ensemble of K
+        independent flows.
     times : array_like (T,)
         Strictly increasing times; the flow starts at the first and is returned at all.
     method : str or class

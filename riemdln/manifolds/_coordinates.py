@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pymanopt.manifolds.manifold import Manifold
 
 from riemdln._arrays import finite_array, floating_array
-from riemdln._frame import Frame, require_orthonormal
+from riemdln._frame import Frame
 
 __all__ = [
     "AmbientCoordinates",
@@ -424,9 +424,11 @@ def require_frame(name: str, point: Any, m: int, n: int, k: int) -> Frame:
         )
     if np.any(s < 0):
         raise ValueError(f"{name}.s must be nonnegative, got {s}")
-    frame = Frame(u, s, vt)
-    require_orthonormal((f"{name}.u", f"{name}.vt"), frame)
-    return frame
+    for part, factor in (("u", u), ("vt", vt)):
+        sizes = np.linalg.svd(factor, compute_uv=False)
+        if np.any(sizes[..., -1] <= max(m, n) * np.finfo(np.float64).eps * sizes[..., 0]):
+            raise ValueError(f"{name}.{part} must have rank {k}, got singular values {sizes}")
+    return Frame(u, s, vt)
 
 
 def _factors(manifolds: Sequence[Manifold], point: Any, name: str) -> list[Coordinates]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riemdln._arrays import OutsideError, finite
-from riemdln._frame import Blocks, Frame
+from riemdln._frame import Blocks, Frame, is_orthonormal
 from riemdln.manifolds._coordinates import CoordinatesBase
 from riemdln.metrics._spectral_at import FrameAt
 
@@ -141,7 +141,11 @@ class FactorCoordinates(CoordinatesBase):
         self._geometry = geometry
         self._m, self._k = U.shape[-2:]
         self.stack = s.shape[:-1]
-        self.state = rows(U, s[..., None] * np.eye(self._k), Vt.mT)
+        V, C = Vt.mT, s[..., None] * np.eye(self._k)
+        if not (is_orthonormal(U) and is_orthonormal(V)):
+            (U, R_u), (V, R_v) = np.linalg.qr(U), np.linalg.qr(V)
+            C = R_u @ C @ R_v.mT
+        self.state = rows(U, C, V)
 
     def at(self, state: Array) -> FactorPlace:
         """The point U C V^T, of which U and V need not be quite orthonormal."""

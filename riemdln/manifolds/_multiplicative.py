@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from riemdln._arrays import finite
-from riemdln._frame import Blocks, Frame
+from riemdln._frame import Blocks, Frame, is_orthonormal
 from riemdln.manifolds._coordinates import CoordinatesBase
 from riemdln.manifolds._framed import FramedPlace, MatrixGeometry, quotient, rows
 
@@ -64,6 +64,9 @@ class MultiplicativeCoordinates(CoordinatesBase):
             s = np.take_along_axis(s, order, -1)
             U = np.take_along_axis(U, order[..., None, :], -1)
             Vt = np.take_along_axis(Vt, order[..., :, None], -2)
+        if not (is_orthonormal(U) and is_orthonormal(Vt.mT)):
+            # The tolerances of integrators are those of entries of about one.
+            U, s, Vt = factored_frame(U, s, Vt.mT)
         self._geometry = geometry
         self._d = s
         self._shapes = U.shape[-2:], Vt.mT.shape[-2:]
