@@ -30,9 +30,8 @@ class Page(HTMLParser):
         self.loaded |= {values.get("src"), values.get("href") if tag == "link" else None} - {None}
 
 
-def broken(root: Path) -> list[str]:
+def broken(root: Path, pages: dict[Path, Page]) -> list[str]:
     """Each link within the site under `root` whose file or anchor there is not."""
-    pages = {path.resolve(): Page(path) for path in root.rglob("*.html")}
     found = []
     for path, page in pages.items():
         if "_modules" in path.parts:  # viewcode leads back by one name a module, wrong for others
@@ -44,13 +43,13 @@ def broken(root: Path) -> list[str]:
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             anchors = pages[target].anchors if target in pages else {""}
             if not target.exists() or unquote(parts.fragment) not in anchors:
-                found.append(f"{path.relative_to(root.resolve())}: {link}")
+                found.append(f"{path.relative_to(root)}: {link}")
     return sorted(found)
 
 
-def from_network(root: Path) -> list[str]:
+def from_network(root: Path, pages: dict[Path, Page]) -> list[str]:
     """Each image, script, style or font that a page or a style sheet loads from another site."""
-    loaded = {path: Page(path).loaded for path in root.rglob("*.html")}
+    loaded = {path: page.loaded for path, page in pages.items()}
     for path in root.rglob("*.css"):
         loaded[path] = {a or b for a, b in re.findall(STYLES, path.read_text())}
     return sorted(
@@ -62,7 +61,8 @@ def from_network(root: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    site = Path(sys.argv[1])
-    wrong = broken(site) + from_network(site)
+    site = Path(sys.argv[1]).resolve()
+    parsed = {path: Page(path) for path in site.rglob("*.html")}
+    wrong = broken(site, parsed) + from_network(site, parsed)
     print("\n".join(wrong) or "All links lead somewhere, and nothing comes from the network.")
     sys.exit(bool(wrong))
