@@ -1,7 +1,19 @@
 """Definitions that the tests hold the package against. They share no code with it."""
 
 import numpy as np
+import pymanopt
 import pytest
+
+
+def fit(manifold, target):
+    """E = |W - T|^2 / 2."""
+    plain = pymanopt.function.numpy(manifold)
+    return pymanopt.Problem(
+        manifold,
+        plain(lambda W: np.sum((W - target) ** 2) / 2),
+        euclidean_gradient=plain(lambda W: W - target),
+        euclidean_hessian=plain(lambda W, X: X),
+    )
 
 
 def symmetric_power(S, exponent):

@@ -24,23 +24,12 @@ from riemdln import (
     gradient_flow,
 )
 from riemdln.checks import check_gradient, check_hessian
-from tests.conftest import random_matrix
+from tests.conftest import fit, random_matrix
 
 SHAPES = [(2, 2), (3, 3), (2, 4), (4, 3), (1, 3)]
 DEPTHS = [2, 3, 2.5, math.inf]
 CASES = [(m, n, N) for m, n in SHAPES for N in DEPTHS if m == n or not math.isinf(N)]
 every_case = pytest.mark.parametrize(("m", "n", "depth"), CASES)
-
-
-def fit(manifold, target):
-    """E = |W - T|^2 / 2."""
-    plain = pymanopt.function.numpy(manifold)
-    return pymanopt.Problem(
-        manifold,
-        plain(lambda W: np.sum((W - target) ** 2) / 2),
-        euclidean_gradient=plain(lambda W: W - target),
-        euclidean_hessian=plain(lambda W, X: X),
-    )
 
 
 def exact_entropy(W, depth):

@@ -7,7 +7,6 @@ from itertools import accumulate
 
 import mpmath
 import numpy as np
-import pymanopt
 import pytest
 from scipy.integrate import quad
 
@@ -27,6 +26,7 @@ from riemdln import (
 )
 from riemdln.checks import check_metric
 from riemdln.kernels import DeepLinearKernel, ImbalancedKernel, Kernel, LoewnerKernel
+from tests.conftest import fit
 
 SHAPES = [(3, 3), (2, 4), (4, 2), (1, 3), (3, 1)]
 
@@ -71,16 +71,6 @@ def imbalanced_layers(rng, W, depth, imbalance):
         Q = np.linalg.qr(rng.standard_normal((len(s), len(s))))[0]
         layers[j], layers[j + 1] = Q @ layers[j], layers[j + 1] @ Q.T
     return layers
-
-
-def least_squares(manifold, target):
-    plain = pymanopt.function.numpy(manifold)
-    return pymanopt.Problem(
-        manifold,
-        plain(lambda W: np.sum((W - target) ** 2) / 2),
-        euclidean_gradient=plain(lambda W: W - target),
-        euclidean_hessian=plain(lambda W, X: X),
-    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -318,7 +308,7 @@ def test_a_step_of_the_network_is_one_of_its_layers(rng, depth, imbalance, shape
 @pytest.mark.parametrize(("depth", "imbalance"), IMBALANCES)
 def test_the_flow_is_that_of_the_layers(rng, depth, imbalance, shape):
     metric, times = DeepLinearMetric(depth, imbalance), [0.0, 0.2, 1.0]
-    problem = least_squares(FullRank(*shape, metric), rng.standard_normal(shape))
+    problem = fit(FullRank(*shape, metric), rng.standard_normal(shape))
     W = rng.standard_normal(shape)
     layers = imbalanced_layers(rng, W, depth, imbalance)
     tolerances = {"rtol": 1e-11, "atol": 1e-12}
@@ -354,12 +344,12 @@ def test_the_flow_moves_one_function_of_the_squares(rng, depth, imbalance, shape
 
 def test_singular_values_pass_through_zero_as_those_of_the_layers():
     """With one layer that goes to zero nothing freezes there."""
-    problem = least_squares(FullRank(2, 2, DeepLinearMetric(2, 1.0)), np.diag([1.0, -0.5]))
+    problem = fit(FullRank(2, 2, DeepLinearMetric(2, 1.0)), np.diag([1.0, -0.5]))
     flow = gradient_flow(problem, np.diag([0.5, 0.3]), [0.0, 40.0])
     np.testing.assert_allclose(flow.points[-1], np.diag([1.0, -0.5]), rtol=0, atol=1e-7)
     # With two that do, small singular values have relative accuracy, and signs stay.
     metric = DeepLinearMetric(3, [0.0, 1.0])
-    problem = least_squares(FullRank(2, 2, metric), np.diag([1.0, -0.5]))
+    problem = fit(FullRank(2, 2, metric), np.diag([1.0, -0.5]))
     flow = gradient_flow(problem, np.diag([0.5, 0.3]), [0.0, 80.0])
     s = flow.singular_values[-1, 1]
     assert flow.points[-1][1, 1] > 0
@@ -385,7 +375,7 @@ def test_relative_accuracy_at_lower_rank_of_a_tall_matrix(rng):
     )
     target = U @ np.diag([1.0, 0.6]) @ V.T
     start = (U, np.array([1.0, 1e-25]), V.T)
-    flow = gradient_flow(least_squares(manifold, target), start, [0.0, 5.0])
+    flow = gradient_flow(fit(manifold, target), start, [0.0, 5.0])
     kernel, (s,) = metric.kernel, flow.singular_values[-1, 1:]
 
     def time(s):
@@ -569,7 +559,7 @@ def test_a_kernel_of_ones_own_may_have_edges(rng):
 def test_positive_definite_matrices_take_an_imbalance():
     manifold = PositiveDefinite(2, DeepLinearMetric(2, 0.5))
     target = np.array([[2.0, 0.5], [0.5, 1.0]])
-    flow = gradient_flow(least_squares(manifold, target), np.eye(2), [0.0, 20.0])
+    flow = gradient_flow(fit(manifold, target), np.eye(2), [0.0, 20.0])
     np.testing.assert_allclose(flow.points[-1], target, rtol=0, atol=1e-7)
 
 

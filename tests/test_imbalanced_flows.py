@@ -19,6 +19,7 @@ from riemdln import (
     network_flow,
 )
 from riemdln.kernels import ImbalancedKernel
+from tests.conftest import fit
 
 TIMES = [0.0, 0.3, 1.0, 4.0]
 
@@ -122,15 +123,6 @@ def test_flows_of_rows_past_zero_keep_their_digits(difference):
 # Layers whose product does not determine them at lower rank: the outer layer that turns with it is
 # not the one that goes to zero there.
 UNDETERMINED = [(4, 3, 3, 0.5), (2, 4, 2, -0.7), (3, 1, 2, 0.7), (3, 5, 3, (-1.0, 2.0))]
-
-
-def fit(manifold, target):
-    numpy = pymanopt.function.numpy(manifold)
-    return pymanopt.Problem(
-        manifold,
-        numpy(lambda W: np.sum((W - target) ** 2) / 2),
-        euclidean_gradient=numpy(lambda W: W - target),
-    )
 
 
 def triple(m, n, s, rng):

@@ -31,21 +31,10 @@ from riemdln import (
     sharpness,
     spectrum,
 )
-from tests.conftest import derivative, random_matrix, spectral_definition
+from tests.conftest import derivative, fit, random_matrix, spectral_definition
 
 DEPTHS = [1, 2, 3, 4, 5]
 SHAPES = [(2, 2), (2, 3), (4, 2), (1, 3)]
-
-
-def fit(manifold, target):
-    """E = |W - T|^2 / 2."""
-    plain = pymanopt.function.numpy(manifold)
-    return pymanopt.Problem(
-        manifold,
-        plain(lambda W: np.sum((W - target) ** 2) / 2),
-        euclidean_gradient=plain(lambda W: W - target),
-        euclidean_hessian=plain(lambda W, X: X),
-    )
 
 
 def regression(manifold, inputs, W):
